@@ -1,0 +1,144 @@
+"""A worker: one process that runs rows on one loop, as long as the driver asks.
+
+    python -m benches.worker LOOP          LOOP is a module with new_event_loop()
+
+One JSON line per request on stdin, one JSON line per answer on stdout:
+
+    {"do": "describe"}                               {"version": ..., "loop": type, "task": type}
+    {"do": "calibrate", "row": key}                  {"repeats": n}
+    {"do": "sample", "row": key, "repeats": n}       {"ns": CPU time per operation}
+    {"do": "serve", "row": key}                      {"port": ...}, then {"served": true} when all clients have left
+
+Any answer may be {"error": text} instead. Each sample gets a fresh loop, run by run_until_complete as asyncio.run does; the process is
+kept, so that bytecode stays specialised and imports are paid once. Every answer that comes from a loop checks, on the running loop, that it
+is the one asked for: a benchmark that measures asyncio under another name is worse than none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from benches.row import Row
+from benches.rows_network import ROWS as NETWORK
+from benches.rows_scheduler import ROWS as SCHEDULER
+
+SAMPLE_S = 0.030
+PROBE_S = 0.005
+
+ROWS = {row.key: row for row in [*SCHEDULER, *NETWORK]}
+T = TypeVar("T")
+
+
+def settle_malloc() -> None:
+    """Bring glibc's malloc into the state of a program that has been running for a while.
+
+    asyncio and rloop read into a fresh 256 KiB object and shrink it. A young process gets that from mmap(2) and gives it back by munmap(2)
+    for each message, at four times the price of an echo; once any larger block has been freed, M_MMAP_THRESHOLD has grown
+    (mallopt(3), "dynamic") and the heap serves it. Which of the two is measured must not depend on the rows that happened to run
+    before, and real programs have freed a megabyte: so free one here.
+    """
+    bytes(1 << 20)
+
+
+def type_name(obj: object) -> str:
+    return f"{type(obj).__module__}.{type(obj).__qualname__}"
+
+
+class Worker:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.new_event_loop: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(name).new_event_loop
+
+    def run(self, job: Callable[[], Awaitable[T]]) -> T:
+        async def main() -> T:
+            running = type_name(asyncio.get_running_loop())
+            if running.partition(".")[0] != self.name:
+                raise RuntimeError(f"asked for {self.name}, but {running} runs")
+            return await job()
+
+        loop = self.new_event_loop()
+        try:
+            return loop.run_until_complete(main())
+        finally:
+            loop.close()
+
+    def cpu_seconds(self, row: Row, repeats: int) -> float:
+        async def job() -> float:
+            gc.collect()  # each sample pays for its own garbage; collection itself stays on, as in a user's program
+            before = time.thread_time()
+            await row.run(repeats)
+            return time.thread_time() - before
+
+        return self.run(job)
+
+    def describe(self) -> dict[str, Any]:
+        async def job() -> dict[str, Any]:
+            return {"loop": type_name(asyncio.get_running_loop()), "task": type_name(asyncio.current_task())}
+
+        return {"version": self.version(), **self.run(job)}
+
+    def version(self) -> str:
+        if self.name == "asyncio":
+            return sys.version.split()[0]
+        try:
+            return importlib.metadata.version(self.name)
+        except importlib.metadata.PackageNotFoundError:
+            return str(getattr(sys.modules[self.name], "__version__", "unknown"))
+
+    def calibrate(self, row: Row) -> dict[str, Any]:
+        repeats = 1
+        while (seconds := self.cpu_seconds(row, repeats)) < PROBE_S:
+            repeats *= 2
+        return {"repeats": max(1, round(repeats * SAMPLE_S / seconds))}
+
+    def sample(self, row: Row, repeats: int) -> dict[str, Any]:
+        return {"ns": self.cpu_seconds(row, repeats) / (repeats * row.ops) * 1e9}
+
+    def serve(self, row: Row, answer: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        self.run(lambda: row.run(lambda port: answer({"port": port})))
+        return {"served": True}
+
+    def handle(self, request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        if request["do"] == "describe":
+            return self.describe()
+        row = ROWS[request["row"]]
+        if request["do"] == "calibrate":
+            return self.calibrate(row)
+        if request["do"] == "sample":
+            return self.sample(row, request["repeats"])
+        if request["do"] == "serve":
+            return self.serve(row, answer)
+        raise ValueError(f"unknown request {request['do']!r}")
+
+
+def main(name: str) -> None:
+    out, sys.stdout = sys.stdout, sys.stderr  # whatever a loop may print must not get among the answers
+
+    def answer(message: dict[str, Any]) -> None:
+        print(json.dumps(message), file=out, flush=True)
+
+    settle_malloc()
+    try:
+        worker = Worker(name)
+    except ModuleNotFoundError as exc:
+        why = "not installed" if exc.name == name else str(exc)
+        return answer({"error": why})
+    except (ImportError, AttributeError) as exc:
+        return answer({"error": str(exc)})
+    for line in sys.stdin:
+        try:
+            answer(worker.handle(json.loads(line), answer))
+        except Exception as exc:  # a row that fails is a result too; the driver shows it
+            answer({"error": f"{type(exc).__name__}: {exc}"})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,110 @@
+//! Socket calls on descriptors somebody else owns.
+//!
+//! CPython counterpart: the methods of `socket.socket`.
+//!
+//! Invariants: a socket made here is non-blocking and close-on-exec from birth (`accept4`,
+//! `SOCK_CLOEXEC`: a later `fcntl` would race with a fork in another thread); a send never raises
+//! SIGPIPE; `EINTR` is returned to the caller, who knows whether signal handlers have to run.
+//!
+//! Received bytes go to `MaybeUninit` memory that the binding provides: the core allocates nothing
+//! for them and zeroes nothing before them.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    self, AddressFamily, Protocol, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType, sockopt,
+};
+
+use super::fd::borrow;
+use crate::sys::Address;
+
+/// `IOV_MAX`: more slices in one call are `EMSGSIZE`.
+pub const MAX_SLICES: usize = 1024;
+
+/// `recv(2)`: the first so many bytes of `buffer` are initialised; zero is the end of the stream.
+#[inline]
+pub fn recv(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    let (_, count) = net::recv(borrow(fd)?, buffer, RecvFlags::empty())?;
+    Ok(count)
+}
+
+/// `send(2)` with `MSG_NOSIGNAL`.
+#[inline]
+pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(net::send(borrow(fd)?, bytes, SendFlags::NOSIGNAL)?)
+}
+
+/// `sendmsg(2)` with `MSG_NOSIGNAL`; slices beyond [`MAX_SLICES`] wait for the next call.
+#[inline]
+pub fn send_vectored(fd: RawFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let slices = &slices[..slices.len().min(MAX_SLICES)];
+    let mut control = SendAncillaryBuffer::default();
+    Ok(net::sendmsg(borrow(fd)?, slices, &mut control, SendFlags::NOSIGNAL)?)
+}
+
+/// `shutdown(SHUT_WR)`: what `write_eof` does.
+pub fn shutdown_write(fd: RawFd) -> io::Result<()> {
+    Ok(net::shutdown(borrow(fd)?, Shutdown::Write)?)
+}
+
+/// `accept4(SOCK_NONBLOCK | SOCK_CLOEXEC)`
+pub fn accept(fd: RawFd) -> io::Result<OwnedFd> {
+    Ok(net::accept_with(borrow(fd)?, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
+}
+
+/// Takes the pending error (`SO_ERROR`): how a connect in progress has ended.
+pub fn take_error(fd: RawFd) -> io::Result<Option<io::Error>> {
+    Ok(sockopt::socket_error(borrow(fd)?)?.err().map(io::Error::from))
+}
+
+/// `TCP_NODELAY` on.
+pub fn set_nodelay(fd: RawFd) -> io::Result<()> {
+    Ok(sockopt::set_tcp_nodelay(borrow(fd)?, true)?)
+}
+
+/// `SO_KEEPALIVE` on.
+pub fn set_keepalive(fd: RawFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_keepalive(borrow(fd)?, true)?)
+}
+
+/// A new socket from the numbers of `socket.socket(family, type, proto)`.
+pub fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    let family = u16::try_from(family).map_err(|_| Errno::AFNOSUPPORT)?;
+    let kind = u32::try_from(kind).map_err(|_| Errno::INVAL)?;
+    let protocol = u32::try_from(protocol).map_err(|_| Errno::PROTONOSUPPORT)?;
+    let protocol = std::num::NonZeroU32::new(protocol).map(Protocol::from_raw);
+    Ok(net::socket_with(
+        AddressFamily::from_raw(family),
+        SocketType::from_raw(kind),
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        protocol,
+    )?)
+}
+
+/// `connect(2)`; `EINPROGRESS` is an error here, as it is for `socket.connect`.
+pub fn connect(fd: RawFd, address: &Address) -> io::Result<()> {
+    Ok(net::connect(borrow(fd)?, &address.to_sockaddr()?)?)
+}
+
+/// `bind(2)`
+pub fn bind(fd: RawFd, address: &Address) -> io::Result<()> {
+    Ok(net::bind(borrow(fd)?, &address.to_sockaddr()?)?)
+}
+
+/// `listen(2)`
+pub fn listen(fd: RawFd, backlog: i32) -> io::Result<()> {
+    Ok(net::listen(borrow(fd)?, backlog)?)
+}
+
+/// `getsockname(2)`
+pub fn local_address(fd: RawFd) -> io::Result<Address> {
+    Address::from_sockaddr(net::getsockname(borrow(fd)?)?)
+}
+
+/// `getpeername(2)`; an unnamed Unix peer is [`Address::UnixUnnamed`].
+pub fn peer_address(fd: RawFd) -> io::Result<Address> {
+    net::getpeername(borrow(fd)?)?.map_or(Ok(Address::UnixUnnamed), Address::from_sockaddr)
+}

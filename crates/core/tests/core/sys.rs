@@ -1,0 +1,203 @@
+//! Sockets and the wake-up pipe, as far as the kernel's answers are ours to keep.
+
+use std::io::{ErrorKind, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use aioxide_core::net::Address;
+use aioxide_core::reactor::{Direction, Reactor};
+use aioxide_core::sys::{epoll, pipe::WakePipe, socket};
+use rustix::io::{Errno, FdFlags, fcntl_getfd};
+
+const SOCK_STREAM: i32 = 1;
+const AF_INET: i32 = 2;
+const AF_UNIX: i32 = 1;
+
+fn received(fd: RawFd, room: usize) -> Vec<u8> {
+    let mut buffer = vec![MaybeUninit::uninit(); room];
+    let count = socket::recv(fd, &mut buffer).unwrap();
+    buffer.truncate(count);
+    // SAFETY: `recv` has initialised the first `count` bytes, which is all that is left.
+    buffer.into_iter().map(|byte| unsafe { byte.assume_init() }).collect()
+}
+
+fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> Option<Errno> {
+    result.unwrap_err().raw_os_error().map(Errno::from_raw_os_error)
+}
+
+#[test]
+fn a_wake_up_makes_the_pipe_readable_until_it_is_drained() {
+    let pipe = WakePipe::new().unwrap();
+    let mut reactor = Reactor::new().unwrap();
+    reactor.set(pipe.reader_fd(), Direction::Read, ()).unwrap();
+    let mut events = Vec::with_capacity(4);
+    let poller = reactor.poller();
+    poller.wait(&mut events, Some(Duration::ZERO)).unwrap();
+    assert!(events.is_empty());
+    pipe.wake().unwrap();
+    pipe.wake().unwrap();
+    poller.wait(&mut events, None).unwrap();
+    assert_eq!(events.len(), 1);
+    assert_eq!(pipe.drain().unwrap(), []);
+    poller.wait(&mut events, Some(Duration::ZERO)).unwrap();
+    assert!(events.is_empty());
+}
+
+#[test]
+fn draining_returns_the_signals_and_not_the_wake_ups() {
+    let pipe = WakePipe::new().unwrap();
+    pipe.wake().unwrap();
+    // What the interpreter's signal handler does.
+    write_like_a_signal_handler(pipe.writer_fd(), &[2, 15]);
+    pipe.wake().unwrap();
+    write_like_a_signal_handler(pipe.writer_fd(), &[10]);
+    assert_eq!(pipe.drain().unwrap(), [2, 15, 10]);
+    assert_eq!(pipe.drain().unwrap(), []);
+}
+
+fn write_like_a_signal_handler(fd: RawFd, bytes: &[u8]) {
+    use std::io::Write;
+    // SAFETY: the descriptor is the caller's and open; `ManuallyDrop` keeps it so.
+    let file = unsafe { std::fs::File::from_raw_fd(fd) };
+    let mut file = std::mem::ManuallyDrop::new(file);
+    file.write_all(bytes).unwrap();
+}
+
+#[test]
+fn waking_a_full_pipe_neither_blocks_nor_fails_and_one_drain_empties_it() {
+    let pipe = WakePipe::new().unwrap();
+    (0..100_000).for_each(|_| pipe.wake().unwrap());
+    assert_eq!(pipe.drain().unwrap(), []);
+    let mut events = Vec::with_capacity(1);
+    let epoll = epoll::Epoll::create().unwrap();
+    epoll.add(pipe.reader_fd(), 1, epoll::Interest::READ).unwrap();
+    assert_eq!(epoll.wait(&mut events, Some(Duration::ZERO)).unwrap(), 0);
+}
+
+#[test]
+fn no_more_events_are_taken_than_there_is_capacity_for() {
+    let pipes: Vec<WakePipe> = (0..3).map(|_| WakePipe::new().unwrap()).collect();
+    let epoll = epoll::Epoll::create().unwrap();
+    for (token, pipe) in (0..).zip(&pipes) {
+        pipe.wake().unwrap();
+        epoll.add(pipe.reader_fd(), token, epoll::Interest::READ).unwrap();
+    }
+    let mut events = Vec::with_capacity(2);
+    assert_eq!(epoll.wait(&mut events, None).unwrap(), 2);
+    assert_eq!(events.capacity(), 2);
+    let mut roomless = Vec::new();
+    assert_eq!(epoll.wait(&mut roomless, None).unwrap(), 3);
+}
+
+#[test]
+fn a_tcp_connection_is_made_accepted_used_and_ended() {
+    let listener = socket::socket(AF_INET, SOCK_STREAM, 0).unwrap();
+    let listener_fd = listener.as_raw_fd();
+    socket::bind(listener_fd, &Address::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))).unwrap();
+    socket::listen(listener_fd, 1).unwrap();
+    assert_eq!(errno(socket::accept(listener_fd)), Some(Errno::AGAIN));
+    let address = socket::local_address(listener_fd).unwrap();
+
+    let client = socket::socket(AF_INET, SOCK_STREAM, 6).unwrap();
+    let client_fd = client.as_raw_fd();
+    assert_eq!(errno(socket::connect(client_fd, &address)), Some(Errno::INPROGRESS));
+    let mut reactor = Reactor::new().unwrap();
+    reactor.set(client_fd, Direction::Write, ()).unwrap();
+    reactor.set(listener_fd, Direction::Read, ()).unwrap();
+    let mut events = Vec::with_capacity(2);
+    while events.len() < 2 {
+        reactor.poller().wait(&mut events, None).unwrap();
+    }
+    assert!(socket::take_error(client_fd).unwrap().is_none());
+    let server = socket::accept(listener_fd).unwrap();
+    let server_fd = server.as_raw_fd();
+    assert_eq!(socket::peer_address(server_fd).unwrap(), socket::local_address(client_fd).unwrap());
+    assert!(fcntl_getfd(&server).unwrap().contains(FdFlags::CLOEXEC));
+    socket::set_nodelay(server_fd).unwrap();
+    socket::set_keepalive(server_fd).unwrap();
+
+    assert_eq!(errno(socket::recv(server_fd, &mut [MaybeUninit::uninit(); 8])), Some(Errno::AGAIN));
+    assert_eq!(socket::send(client_fd, b"one").unwrap(), 3);
+    wait_readable(server_fd);
+    assert_eq!(received(server_fd, 8), b"one");
+    let slices = [IoSlice::new(b"tw"), IoSlice::new(b""), IoSlice::new(b"o")];
+    assert_eq!(socket::send_vectored(client_fd, &slices).unwrap(), 3);
+    wait_readable(server_fd);
+    assert_eq!(received(server_fd, 8), b"two");
+    socket::shutdown_write(client_fd).unwrap();
+    wait_readable(server_fd);
+    assert_eq!(received(server_fd, 8), b"");
+}
+
+fn wait_readable(fd: RawFd) {
+    let mut reactor = Reactor::new().unwrap();
+    reactor.set(fd, Direction::Read, ()).unwrap();
+    reactor.poller().wait(&mut Vec::with_capacity(1), None).unwrap();
+}
+
+#[test]
+fn a_refused_connect_is_taken_as_an_error_once() {
+    // A bound port that nobody listens on.
+    let holder = socket::socket(AF_INET, SOCK_STREAM, 0).unwrap();
+    socket::bind(holder.as_raw_fd(), &Address::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address = socket::local_address(holder.as_raw_fd()).unwrap();
+    let client = socket::socket(AF_INET, SOCK_STREAM, 0).unwrap();
+    let fd = client.as_raw_fd();
+    assert_eq!(errno(socket::connect(fd, &address)), Some(Errno::INPROGRESS));
+    let mut reactor = Reactor::new().unwrap();
+    reactor.set(fd, Direction::Write, ()).unwrap();
+    reactor.poller().wait(&mut Vec::with_capacity(1), None).unwrap();
+    assert_eq!(socket::take_error(fd).unwrap().map(|error| error.kind()), Some(ErrorKind::ConnectionRefused));
+    assert!(socket::take_error(fd).unwrap().is_none());
+}
+
+#[test]
+fn a_send_to_a_closed_peer_is_epipe_and_no_signal() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(theirs);
+    assert_eq!(errno(socket::send(ours.as_raw_fd(), b"x")), Some(Errno::PIPE));
+    assert_eq!(errno(socket::send_vectored(ours.as_raw_fd(), &[IoSlice::new(b"x")])), Some(Errno::PIPE));
+}
+
+#[test]
+fn more_slices_than_the_kernel_takes_are_sent_in_part() {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let slices = vec![IoSlice::new(b"x"); socket::MAX_SLICES + 1];
+    assert_eq!(socket::send_vectored(ours.as_raw_fd(), &slices).unwrap(), socket::MAX_SLICES);
+}
+
+#[test]
+fn unix_names_keep_their_kind() {
+    let bound = |address: &Address| {
+        let socket = socket::socket(AF_UNIX, SOCK_STREAM, 0).unwrap();
+        socket::bind(socket.as_raw_fd(), address).unwrap();
+        socket::local_address(socket.as_raw_fd()).unwrap()
+    };
+    let id = std::process::id();
+    let hidden = Address::UnixAbstract(format!("aioxide-core-{id}").into_bytes());
+    assert_eq!(bound(&hidden), hidden);
+    let path = std::env::temp_dir().join(format!("aioxide-core-{id}.sock"));
+    let visible = Address::UnixPath(path.clone().into_os_string().into_encoded_bytes());
+    assert_eq!(bound(&visible), visible);
+    std::fs::remove_file(path).unwrap();
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    assert_eq!(socket::peer_address(ours.as_raw_fd()).unwrap(), Address::UnixUnnamed);
+    assert_eq!(visible.family(), AF_UNIX);
+}
+
+#[test]
+fn a_bad_descriptor_or_number_is_an_error_and_no_panic() {
+    for fd in [-1, RawFd::MIN, 1_000_000] {
+        assert_eq!(errno(socket::send(fd, b"x")), Some(Errno::BADF));
+        assert_eq!(errno(socket::recv(fd, &mut [])), Some(Errno::BADF));
+        assert_eq!(errno(socket::accept(fd)), Some(Errno::BADF));
+    }
+    assert_eq!(errno(socket::socket(-1, SOCK_STREAM, 0)), Some(Errno::AFNOSUPPORT));
+    assert_eq!(errno(socket::socket(AF_INET, -1, 0)), Some(Errno::INVAL));
+    let long = Address::UnixPath(vec![b'x'; 200]);
+    let socket = socket::socket(AF_UNIX, SOCK_STREAM, 0).unwrap();
+    assert!(socket::bind(socket.as_raw_fd(), &long).is_err());
+}

@@ -1,0 +1,50 @@
+//! `asyncio.current_task()` and `all_tasks()` kept right for native tasks, on each version's own registry.
+//!
+//! Up to 3.13 the current task of a loop is an entry of the dict `_asyncio._current_tasks`; from 3.14 it is a field of the
+//! thread state behind `_asyncio._swap_current_task`. We publish at each step and withdraw lazily: nothing but native
+//! code runs between the end of a step and the next publication or withdrawal, so nobody can see the difference (D6).
+
+use pyo3_ffi as c;
+
+use super::error::{Raised, Res};
+use super::object::Obj;
+
+#[cfg(not(Py_3_14))]
+unsafe extern "C" {
+    // Exported by every CPython from 3.10 to 3.13; not declared by pyo3-ffi.
+    fn _PyDict_SetItem_KnownHash(
+        dict: *mut c::PyObject,
+        key: *mut c::PyObject,
+        item: *mut c::PyObject,
+        hash: c::Py_hash_t,
+    ) -> std::ffi::c_int;
+}
+
+/// `dict[key] = value` without hashing.
+#[cfg(not(Py_3_14))]
+#[inline]
+pub fn set_known_hash(dict: &Obj, key: &Obj, value: &Obj, hash: isize) -> Res<()> {
+    // SAFETY: a dict, live objects, and the key's own hash.
+    Raised::check(unsafe { _PyDict_SetItem_KnownHash(dict.as_ptr(), key.as_ptr(), value.as_ptr(), hash as _) })
+}
+
+/// `dict.get(key)`, borrowed.
+#[cfg(not(Py_3_14))]
+pub fn dict_get<'a>(dict: &'a Obj, key: &Obj) -> Option<&'a Obj> {
+    // SAFETY: a dict and a live key; a missing key is no error here.
+    unsafe {
+        let p = c::PyDict_GetItemWithError(dict.as_ptr(), key.as_ptr());
+        if p.is_null() { None } else { Some(Obj::from_raw(p)) }
+    }
+}
+
+/// `dict.pop(key, None)`, dropping the value.
+#[cfg(not(Py_3_14))]
+pub fn dict_discard(dict: &Obj, key: &Obj) {
+    // SAFETY: a dict and a live key.
+    unsafe {
+        if c::PyDict_DelItem(dict.as_ptr(), key.as_ptr()) < 0 {
+            c::PyErr_Clear();
+        }
+    }
+}

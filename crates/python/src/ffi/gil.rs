@@ -1,0 +1,47 @@
+//! The interpreter lock, threads and signals.
+
+use pyo3_ffi as c;
+
+use super::error::{Raised, Res};
+
+/// Run `f` without holding the interpreter: other threads may run Python meanwhile.
+///
+/// `f` must touch no Python object; the types of this module are not `Send`, so a closure that does will not compile.
+pub fn detached<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    struct Reattach(*mut c::PyThreadState);
+    impl Drop for Reattach {
+        fn drop(&mut self) {
+            // SAFETY: the state that SaveThread gave, on the same thread; also when `f` unwinds.
+            unsafe { c::PyEval_RestoreThread(self.0) }
+        }
+    }
+    // SAFETY: attached (module rule).
+    let _reattach = Reattach(unsafe { c::PyEval_SaveThread() });
+    f()
+}
+
+/// `threading.get_ident()` of this thread.
+#[inline]
+pub fn thread_ident() -> u64 {
+    // SAFETY: no precondition.
+    unsafe { c::PyThread_get_thread_ident() as u64 }
+}
+
+/// Run the Python signal handlers that are due (main thread only; a no-op elsewhere).
+pub fn check_signals() -> Res<()> {
+    // SAFETY: attached.
+    Raised::check(unsafe { c::PyErr_CheckSignals() })
+}
+
+/// Work on its way to another thread's loop. It is made, moved and dropped only by attached threads, so the reference
+/// counts inside are never touched concurrently on a build with a GIL.
+pub struct CrossThread<T>(pub T);
+
+// SAFETY: see the type: both ends are attached threads.
+unsafe impl<T> Send for CrossThread<T> {}
+
+/// Is this the interpreter that the process started with?
+pub fn is_main_interpreter() -> bool {
+    // SAFETY: attached; both calls only read.
+    unsafe { c::PyInterpreterState_Get() == c::PyInterpreterState_Main() }
+}

@@ -1,0 +1,45 @@
+//! The unsafe fence of the Python side: CPython's C API behind safe functions.
+//!
+//! CPython counterpart: `Include/cpython`. Every other module of this crate is free of unsafe code.
+//!
+//! Two conventions carry the whole crate:
+//!
+//! * **An error is the interpreter's own error indicator.** `Raised` is a zero-sized witness that it is set; no error
+//!   value travels through Rust, so nothing is fetched, normalised or restored on the way out (D10, and the cost: none).
+//! * **The thread is attached.** Every function here must be called by a thread that holds the interpreter (the GIL on
+//!   ordinary builds). `Ref` and `Obj` are neither `Send` nor `Sync`, so no object reaches another thread by accident.
+//!
+//! Why not PyO3's safe layer: its objects cannot have storage behind a base class whose size is only known at run time
+//! (`_asyncio.Task`), it has no `am_send`, and its reference pool costs a thread-local check on each drop
+//! (`docs/decisions/0001-raw-ffi.md`). `pyo3-ffi` gives the declarations for each version.
+
+mod args;
+mod borrowed;
+mod buffer;
+mod call;
+mod class;
+mod context;
+mod error;
+mod gil;
+mod number;
+mod object;
+mod once;
+mod text;
+pub mod asyncio_layout;
+pub mod current_task;
+pub mod send;
+pub mod trampoline;
+
+pub use args::Args;
+pub use borrowed::BorrowedSet;
+pub use buffer::{BytesWriter, ReadBuffer, WriteBuffer, bytes_from, bytes_of};
+pub use call::{Vector, import, import_attr};
+pub use class::{Class, ClassBuilder, Inst, Native, Owned, Visit, leaked};
+pub use context::Context;
+pub use error::{Raised, Res, exc, warn};
+pub use gil::{CrossThread, check_signals, detached, is_main_interpreter, thread_ident};
+pub use number::{float, float_value, index_value, int, int_u64};
+pub use object::{BoolExt, Obj, Ref, Slot, dict, false_, list, none, not_implemented, tuple, true_};
+pub use text::{intern, str_of, string, utf8};
+pub use once::{Name, Once};
+pub use trampoline::{Method, module_entry, module_functions};

@@ -1,0 +1,85 @@
+//! The names that we look up, and every object that we import from Python, in one place.
+
+use crate::ffi::{Once, Ref, Res, import, import_attr};
+
+/// An interned `str` for an attribute or keyword, made at its first use and kept: `name!("call_soon")`.
+#[macro_export]
+macro_rules! name {
+    ($text:literal) => {{
+        static NAME: $crate::ffi::Name = $crate::ffi::Name::new($text);
+        NAME.get()
+    }};
+}
+
+/// A tuple of keyword names for a call, made at its first use and kept: `kwnames!("context")`.
+#[macro_export]
+macro_rules! kwnames {
+    ($($text:literal),+) => {{
+        static NAMES: $crate::ffi::Once<$crate::ffi::Ref> = $crate::ffi::Once::new();
+        if !NAMES.is_set() {
+            NAMES.set($crate::ffi::tuple([$($crate::name!($text)),+])?);
+        }
+        &**NAMES.get()
+    }};
+}
+
+macro_rules! imports {
+    ($($name:ident = $module:literal . $attribute:literal),* $(,)?) => {
+        /// What native code needs of asyncio and the standard library.
+        pub struct Imports { $(pub $name: Ref),* }
+
+        impl Imports {
+            fn load() -> Res<Imports> {
+                // `asyncio` first: importing `_asyncio` before it would leave asyncio with its pure-Python Task.
+                import("asyncio")?;
+                Ok(Imports { $($name: import_attr($module, $attribute)?),* })
+            }
+        }
+    };
+}
+
+imports! {
+    c_future = "_asyncio"."Future",
+    c_task = "_asyncio"."Task",
+    cancelled_error = "asyncio.exceptions"."CancelledError",
+    invalid_state_error = "asyncio.exceptions"."InvalidStateError",
+    get_running_loop = "asyncio.events"."_get_running_loop",
+    set_running_loop = "asyncio.events"."_set_running_loop",
+    get_event_loop = "asyncio.events"."get_event_loop",
+    get_event_loop_policy = "asyncio.events"."get_event_loop_policy",
+    handle_class = "asyncio.events"."Handle",
+    timer_handle_class = "asyncio.events"."TimerHandle",
+    transport_class = "asyncio.transports"."Transport",
+    buffered_protocol_class = "asyncio.protocols"."BufferedProtocol",
+    extract_stack = "asyncio.format_helpers"."extract_stack",
+    format_callback_source = "asyncio.format_helpers"."_format_callback_source",
+    get_function_source = "asyncio.format_helpers"."_get_function_source",
+    format_helpers = "asyncio"."format_helpers",
+    is_coroutine = "asyncio.coroutines"."iscoroutine",
+    format_coroutine = "asyncio.coroutines"."_format_coroutine",
+    future_repr = "asyncio.base_futures"."_future_repr_info",
+    task_get_stack = "asyncio.base_tasks"."_task_get_stack",
+    task_print_stack = "asyncio.base_tasks"."_task_print_stack",
+    task_repr = "asyncio.base_tasks"."_task_repr_info",
+    enter_task = "asyncio.tasks"."_enter_task",
+    leave_task = "asyncio.tasks"."_leave_task",
+    logger = "asyncio.log"."logger",
+    get_frame = "sys"."_getframe",
+    generic_alias = "types"."GenericAlias",
+    is_generator = "inspect"."isgenerator",
+}
+
+static IMPORTS: Once<Imports> = Once::new();
+
+pub fn load() -> Res<()> {
+    if !IMPORTS.is_set() {
+        let loaded = Imports::load()?;
+        IMPORTS.set(loaded);
+    }
+    Ok(())
+}
+
+#[inline]
+pub fn imports() -> &'static Imports {
+    IMPORTS.get()
+}

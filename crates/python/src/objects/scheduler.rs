@@ -1,0 +1,314 @@
+//! The scheduler of one loop: what is ready, what is due later, what other threads send, and who is running.
+//!
+//! CPython counterpart: `_ready` and `_scheduled` of `asyncio.base_events.BaseEventLoop`. It sits low on purpose: futures,
+//! tasks and transports know the scheduler and nothing above it; the loop object (surface) contains one and runs it.
+//!
+//! Invariants:
+//! * Everything but the inbox belongs to the thread that runs the loop (or to whoever holds the loop while it is not
+//!   running); no `RefCell` borrow lasts across anything that can run Python, a DECREF included.
+//! * An entry owns what it needs; dropping the queue drops the references, nothing else has to be told.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use aioxide_core::kernel::Inbox;
+use aioxide_core::ready::Ready as ReadyQueue;
+use aioxide_core::sys::pipe::WakePipe;
+use aioxide_core::time::TimerHeap;
+
+use super::handle::Handle;
+use crate::ffi::{CrossThread, Obj, Once, Owned, Raised, Ref, Res, Slot, Visit, thread_ident};
+
+/// A piece of work in the ready queue. Tasks lie in it themselves: no Handle, no bound method, no argument tuple.
+pub enum Entry {
+    /// Run a task's next step.
+    Step(Ref),
+    /// Run a task's next step with the outcome of the future it waited for.
+    Wake(Ref, Ref),
+    /// Throw an exception into a task.
+    Throw(Ref, Ref),
+    /// A callback that Python code holds a Handle of.
+    Handle(Owned<Handle>),
+    /// `callback(argument)` in a context: a future's done-callback.
+    Call(Ref, Ref, Ref),
+    /// A native object's own continuation: `NativeWork::run` is looked up by its class.
+    Native(Ref, u32),
+}
+
+/// The latest published current task of the loop (D6).
+#[derive(Default)]
+pub struct Published(pub Cell<bool>);
+
+pub struct Scheduler {
+    ready: RefCell<ReadyQueue<Entry>>,
+    timers: RefCell<TimerHeap<Owned<Handle>>>,
+    cancelled_timers: Cell<usize>,
+    inbox: Arc<Inbox<CrossThread<Entry>>>,
+    pipe: Arc<WakePipe>,
+    /// `threading.get_ident()` of the thread inside run_forever, 0 if none is.
+    owner: Cell<u64>,
+    pub debug: Cell<bool>,
+    pub closed: Cell<bool>,
+    /// Nobody has overridden `call_soon`: completions may go straight into the queue.
+    pub direct: Cell<bool>,
+    pub published: Published,
+    /// `hash(loop)`, for the dict of current tasks.
+    pub loop_hash: Cell<isize>,
+    pub task_factory: Slot,
+}
+
+/// How the loop object's class is known down here, where the object itself is not.
+static FIND: Once<fn(&Obj) -> Option<&Scheduler>> = Once::new();
+
+impl Scheduler {
+    pub fn new() -> std::io::Result<Scheduler> {
+        Ok(Scheduler {
+            ready: RefCell::new(ReadyQueue::new()),
+            timers: RefCell::new(TimerHeap::new()),
+            cancelled_timers: Cell::new(0),
+            inbox: Arc::new(Inbox::new()),
+            pipe: Arc::new(WakePipe::new()?),
+            owner: Cell::new(0),
+            debug: Cell::new(false),
+            closed: Cell::new(false),
+            direct: Cell::new(true),
+            published: Published::default(),
+            loop_hash: Cell::new(0),
+            task_factory: Slot::empty(),
+        })
+    }
+
+    pub fn register_loop_class(find: fn(&Obj) -> Option<&Scheduler>) {
+        FIND.set(find);
+    }
+
+    /// The scheduler inside a loop object; None if the loop is not ours.
+    #[inline]
+    pub fn of(event_loop: &Obj) -> Option<&Scheduler> {
+        FIND.get()(event_loop)
+    }
+
+    /// The scheduler of a loop whose `call_soon` nobody has overridden: work may be queued without asking Python.
+    #[inline]
+    pub fn direct(event_loop: &Obj) -> Option<&Scheduler> {
+        Scheduler::of(event_loop).filter(|s| s.direct.get())
+    }
+
+    // --- ready work ---------------------------------------------------------------------------------------------
+
+    /// Queue an entry, as `loop.call_soon` does.
+    ///
+    /// # Errors
+    /// RuntimeError if the loop is closed, or in debug mode from a thread that is not the loop's.
+    #[inline]
+    pub fn submit(&self, entry: Entry) -> Res<()> {
+        if self.closed.get() || self.debug.get() {
+            self.check_submit()?;
+        }
+        self.push(entry);
+        Ok(())
+    }
+
+    #[inline]
+    pub fn push(&self, entry: Entry) {
+        self.ready.borrow_mut().push_back(entry);
+    }
+
+    #[inline]
+    pub fn pop(&self) -> Option<Entry> {
+        self.ready.borrow_mut().pop_front()
+    }
+
+    #[inline]
+    pub fn ready_len(&self) -> usize {
+        self.ready.borrow().len()
+    }
+
+    pub fn check_submit(&self) -> Res<()> {
+        self.check_closed()?;
+        if self.debug.get() {
+            self.check_thread()?;
+        }
+        Ok(())
+    }
+
+    pub fn check_closed(&self) -> Res<()> {
+        if self.closed.get() { Err(Raised::runtime("Event loop is closed")) } else { Ok(()) }
+    }
+
+    /// Same as `BaseEventLoop._check_thread`.
+    pub fn check_thread(&self) -> Res<()> {
+        let owner = self.owner.get();
+        if owner == 0 || owner == thread_ident() {
+            return Ok(());
+        }
+        Err(Raised::runtime(
+            "Non-thread-safe operation invoked on an event loop other than the current one",
+        ))
+    }
+
+    pub fn owner(&self) -> u64 {
+        self.owner.get()
+    }
+
+    pub fn set_owner(&self, ident: u64) {
+        self.owner.set(ident);
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.owner.get() != 0
+    }
+
+    // --- timers -------------------------------------------------------------------------------------------------
+
+    pub fn add_timer(&self, when: f64, timer: Owned<Handle>) {
+        self.timers.borrow_mut().push(when, timer);
+    }
+
+    #[inline]
+    pub fn next_deadline(&self) -> Option<f64> {
+        self.timers.borrow().peek_when()
+    }
+
+    #[inline]
+    pub fn pop_due(&self, end: f64) -> Option<Owned<Handle>> {
+        self.timers.borrow_mut().pop_due(end)
+    }
+
+    pub fn timer_count(&self) -> usize {
+        self.timers.borrow().len()
+    }
+
+    pub fn on_timer_cancelled(&self) {
+        self.cancelled_timers.set(self.cancelled_timers.get() + 1);
+    }
+
+    /// A cancelled timer left the heap because its time had come.
+    pub fn on_cancelled_popped(&self) {
+        self.cancelled_timers.set(self.cancelled_timers.get().saturating_sub(1));
+    }
+
+    /// Take cancelled timers out: those at the head always, all of them once they are the majority (asyncio's own
+    /// thresholds: more than 100 timers, more than half of them cancelled).
+    pub fn sweep_timers(&self) {
+        let cancelled = self.cancelled_timers.get();
+        if cancelled == 0 {
+            return;
+        }
+        let mut dead = Vec::new();
+        {
+            let mut timers = self.timers.borrow_mut();
+            if timers.len() > 100 && cancelled * 2 > timers.len() {
+                dead = timers.drain_where(|t| t.is_cancelled());
+                self.cancelled_timers.set(0);
+            } else {
+                while timers.peek().is_some_and(|t| t.is_cancelled()) {
+                    dead.extend(timers.pop().map(|(_, t)| t));
+                    self.cancelled_timers.set(self.cancelled_timers.get().saturating_sub(1));
+                }
+            }
+        }
+        for timer in dead {
+            timer.mark_unscheduled();
+        }
+    }
+
+    // --- other threads ------------------------------------------------------------------------------------------
+
+    /// Queue an entry from any thread and wake the loop if it sleeps.
+    ///
+    /// # Errors
+    /// RuntimeError if the loop is closed.
+    pub fn submit_threadsafe(&self, entry: Entry) -> Res<()> {
+        self.check_closed()?;
+        if self.owner.get() == thread_ident() {
+            // From the loop's own thread the order among call_soon calls must hold, and nobody sleeps.
+            self.push(entry);
+            return Ok(());
+        }
+        if self.inbox.push(CrossThread(entry)) {
+            self.pipe.wake().map_err(|e| Raised::os(&e))?;
+        }
+        Ok(())
+    }
+
+    pub fn inbox(&self) -> &Arc<Inbox<CrossThread<Entry>>> {
+        &self.inbox
+    }
+
+    pub fn pipe(&self) -> &Arc<WakePipe> {
+        &self.pipe
+    }
+
+    /// Move what other threads sent into the ready queue.
+    #[inline]
+    pub fn take_inbox(&self) {
+        if self.inbox.is_empty() {
+            return;
+        }
+        let mut arrived = Vec::new();
+        self.inbox.drain_into(&mut arrived);
+        let mut ready = self.ready.borrow_mut();
+        for CrossThread(entry) in arrived {
+            ready.push_back(entry);
+        }
+    }
+
+    // --- garbage collection and close -----------------------------------------------------------------------------
+
+    /// Drop all work, outside any borrow.
+    pub fn clear_work(&self) {
+        let ready = std::mem::take(&mut *self.ready.borrow_mut());
+        let timers = std::mem::replace(&mut *self.timers.borrow_mut(), TimerHeap::new());
+        self.cancelled_timers.set(0);
+        let mut arrived = Vec::new();
+        self.inbox.drain_into(&mut arrived);
+        for t in timers.iter() {
+            t.mark_unscheduled();
+        }
+        drop((ready, timers, arrived));
+    }
+
+    pub fn traverse(&self, visit: &Visit) {
+        visit.slot(&self.task_factory);
+        // A borrow in progress means that the collector runs inside a push: nothing can be garbage right now.
+        if let Ok(ready) = self.ready.try_borrow() {
+            for entry in ready.iter() {
+                match entry {
+                    Entry::Step(a) | Entry::Native(a, _) => visit.obj(a),
+                    Entry::Wake(a, b) | Entry::Throw(a, b) => {
+                        visit.obj(a);
+                        visit.obj(b);
+                    }
+                    Entry::Call(a, b, c) => {
+                        visit.obj(a);
+                        visit.obj(b);
+                        visit.obj(c);
+                    }
+                    Entry::Handle(h) => h.traverse_as_sole_owner(visit),
+                }
+            }
+        }
+        if let Ok(timers) = self.timers.try_borrow() {
+            for timer in timers.iter() {
+                timer.traverse_as_sole_owner(visit);
+            }
+        }
+    }
+
+    /// Which timers are pending, in no particular order.
+    pub fn for_each_timer(&self, mut f: impl FnMut(&Owned<Handle>)) {
+        let all: Vec<Owned<Handle>> = self.timers.borrow().iter().cloned().collect();
+        all.iter().for_each(&mut f);
+    }
+
+    pub fn for_each_ready_handle(&self, mut f: impl FnMut(&Owned<Handle>)) {
+        let all: Vec<Owned<Handle>> = self
+            .ready
+            .borrow()
+            .iter()
+            .filter_map(|e| if let Entry::Handle(h) = e { Some(h.clone()) } else { None })
+            .collect();
+        all.iter().for_each(&mut f);
+    }
+}

@@ -1,0 +1,122 @@
+//! Futures and tasks of a loop, and task factories as each version calls them.
+
+use super::EventLoop;
+use crate::ffi::{Args, Inst, Obj, Owned, Raised, Res, dict, none, tuple};
+use crate::name;
+use crate::objects::future::{Fut, Future};
+use crate::surface::module::hexversion;
+use crate::tasks::task::{self, Options};
+
+pub fn create_future(this: &Inst<EventLoop>) -> Res {
+    let f = Owned::new(Future::default())?;
+    Fut::from_inst(&*f).init(Some(this.obj()))?;
+    Ok(f.into_ref())
+}
+
+pub fn create_task(this: &Inst<EventLoop>, args: Args) -> Res {
+    this.scheduler.check_closed()?;
+    if let ([coro], false) = (args.positional(), args.has_keywords()) {
+        if !this.scheduler.task_factory.is_some() {
+            return Ok(task::create(this.obj(), coro, Options::default())?.into_ref());
+        }
+    }
+    let Parsed { coro, name, context, rest } = parse(args)?;
+    match this.scheduler.task_factory.get() {
+        None => {
+            let mut eager_start = false;
+            for (key, value) in &rest {
+                if crate::ffi::utf8(key)? != "eager_start" {
+                    return Err(unexpected(key)?);
+                }
+                eager_start = value.is_true()?;
+            }
+            Ok(task::create(this.obj(), coro, Options { name, context, eager_start })?.into_ref())
+        }
+        Some(factory) => by_factory(this.obj(), &factory, &Parsed { coro, name, context, rest }),
+    }
+}
+
+struct Parsed<'a> {
+    coro: &'a Obj,
+    name: Option<&'a Obj>,
+    context: Option<&'a Obj>,
+    rest: Vec<(&'a Obj, &'a Obj)>,
+}
+
+fn parse(args: Args<'_>) -> Res<Parsed<'_>> {
+    let mut p = match args.positional() {
+        [coro] => Parsed { coro, name: None, context: None, rest: Vec::new() },
+        [] => Parsed { coro: none(), name: None, context: None, rest: Vec::new() },
+        given => {
+            return Err(Raised::type_error(&format!(
+                "create_task() takes 2 positional arguments but {} were given",
+                given.len() + 1
+            )));
+        }
+    };
+    let mut has_coro = !args.positional().is_empty();
+    for (key, value) in args.keywords() {
+        match crate::ffi::utf8(key)? {
+            "name" => p.name = Some(value).filter(|v| !v.is_none()),
+            "context" if cfg!(Py_3_11) => p.context = Some(value).filter(|v| !v.is_none()),
+            "coro" if !has_coro => {
+                p.coro = value;
+                has_coro = true;
+            }
+            // Other keywords go to the factory or to Task from 3.13.3 on.
+            _ if cfg!(Py_3_13) => p.rest.push((key, value)),
+            _ => return Err(unexpected(key)?),
+        }
+    }
+    if !has_coro {
+        return Err(Raised::type_error("create_task() missing 1 required positional argument: 'coro'"));
+    }
+    Ok(p)
+}
+
+fn unexpected(key: &Obj) -> Res<Raised> {
+    Ok(Raised::type_error(&format!(
+        "create_task() got an unexpected keyword argument '{}'",
+        crate::ffi::utf8(key)?
+    )))
+}
+
+/// The contract with factories has changed more than once: before 3.13.3, and from 3.13.4 on, the name is set afterwards and
+/// the context passed only if there is one; 3.13.3 and 3.14 pass both always.
+fn by_factory(event_loop: &Obj, factory: &Obj, p: &Parsed<'_>) -> Res {
+    let passes_all = hexversion() >= 0x030e_0000 || hexversion() >> 8 == 0x0003_0d03;
+    let kwargs = dict()?;
+    for (key, value) in &p.rest {
+        kwargs.set_item(key, value)?;
+    }
+    if passes_all {
+        kwargs.set_item(name!("name"), p.name.unwrap_or(none()))?;
+        kwargs.set_item(name!("context"), p.context.unwrap_or(none()))?;
+    } else if let Some(context) = p.context {
+        kwargs.set_item(name!("context"), context)?;
+    }
+    let task = factory.call_dict(&*tuple([event_loop, p.coro])?, Some(&kwargs))?;
+    if !passes_all {
+        // Up to 3.12 a factory's object without set_name is taken as it is.
+        match (p.name, task.getattr_opt(name!("set_name"))?) {
+            (Some(name), Some(set_name)) => drop(set_name.call1(name)?),
+            _ => {}
+        }
+    }
+    Ok(task)
+}
+
+pub fn set_task_factory(this: &Inst<EventLoop>, factory: &Obj) -> Res {
+    if factory.is_none() {
+        this.scheduler.task_factory.clear();
+    } else if factory.is_callable() {
+        this.scheduler.task_factory.put(factory.to_ref());
+    } else {
+        return Err(Raised::type_error("task factory must be a callable or None"));
+    }
+    Ok(none().to_ref())
+}
+
+pub fn get_task_factory(this: &Inst<EventLoop>) -> Res {
+    Ok(this.scheduler.task_factory.get_or_none())
+}

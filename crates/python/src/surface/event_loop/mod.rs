@@ -1,0 +1,152 @@
+//! The loop object: asyncio's surface on top of the scheduler, the driver and the tasks.
+//!
+//! CPython counterpart: `asyncio.base_events.BaseEventLoop` and `asyncio.selector_events.BaseSelectorEventLoop`. The loop is
+//! the top, not the middle (D2): nothing below knows this type. Files by concern: `run` (the turn), `schedule` (call_soon
+//! and its like), `create` (futures and tasks), `watch` (descriptors), `serve` (transports and listeners), `lifetime`.
+//!
+//! `aioxide.EventLoop` derives from this class and adds, in Python, what runs once per program, loop or connection.
+
+mod create;
+mod lifetime;
+mod run;
+mod schedule;
+mod serve;
+mod watch;
+
+use std::cell::{Cell, RefCell};
+
+use aioxide_core::kernel::PollRule;
+
+use crate::ffi::{Class, ClassBuilder, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit};
+use crate::io::driver::Driver;
+use crate::objects::scheduler::Scheduler;
+use crate::{constructor, finalizer, getter, keywords, noargs, onearg, setattro, setter};
+
+pub struct EventLoop {
+    pub scheduler: Scheduler,
+    pub driver: Driver,
+    stopping: Cell<bool>,
+    rule: RefCell<PollRule>,
+    /// `loop.time` was replaced (tests do this): ask it instead of the clock.
+    time_overridden: Cell<bool>,
+    /// The handle that runs, in debug mode: reports show where it was made.
+    current_handle: Slot,
+}
+
+static EVENT_LOOP: Class = Class::new();
+
+impl Native for EventLoop {
+    fn class() -> &'static Class {
+        &EVENT_LOOP
+    }
+
+    fn traverse(&self, visit: &Visit) {
+        self.scheduler.traverse(visit);
+        self.driver.traverse(visit);
+        visit.slot(&self.current_handle);
+    }
+
+    fn clear(&self) {
+        self.scheduler.clear_work();
+        self.scheduler.task_factory.clear();
+        self.driver.clear();
+        self.current_handle.clear();
+    }
+}
+
+fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
+    let open = || -> std::io::Result<EventLoop> {
+        let scheduler = Scheduler::new()?;
+        let driver = Driver::new(&scheduler)?;
+        Ok(EventLoop {
+            scheduler,
+            driver,
+            stopping: Cell::new(false),
+            rule: RefCell::new(PollRule::default()),
+            time_overridden: Cell::new(false),
+            current_handle: Slot::empty(),
+        })
+    };
+    let value = open().map_err(|e| Raised::os(&e))?;
+    let this = Owned::of_class(class, value)?;
+    this.scheduler.loop_hash.set(this.obj().hash()?);
+    this.scheduler.direct.set(!is_overridden(class, crate::name!("call_soon"))?);
+    this.time_overridden.set(is_overridden(class, crate::name!("time"))?);
+    Ok(this.into_ref())
+}
+
+/// Does a subclass define the method anew?
+fn is_overridden(class: &Obj, name: &Obj) -> Res<bool> {
+    Ok(!class.getattr(name)?.is(&*EVENT_LOOP.type_object().getattr(name)?))
+}
+
+/// Attributes can be set on a loop; two of them change what native code may assume.
+fn set_attribute(this: &Inst<EventLoop>, name: &Obj, value: Option<&Obj>) -> Res<()> {
+    this.obj().generic_setattr(name, value)?;
+    if name.equals(crate::name!("call_soon"))? {
+        this.scheduler.direct.set(value.is_none() && !is_overridden(this.obj().class(), name)?);
+    } else if name.equals(crate::name!("time"))? {
+        this.time_overridden.set(value.is_some() || is_overridden(this.obj().class(), name)?);
+    }
+    Ok(())
+}
+
+pub fn build() -> Res<Ref> {
+    let b = ClassBuilder::<EventLoop>::new(
+        c"aioxide._native.Loop",
+        c"The native part of aioxide.EventLoop; make that one, not this.",
+    )
+    .subclassable()
+    .slot(pyo3_ffi::Py_tp_new, constructor!(new))
+    .slot(pyo3_ffi::Py_tp_setattro, setattro!(EventLoop, set_attribute))
+    .slot(pyo3_ffi::Py_tp_finalize, finalizer!(EventLoop, lifetime::finalize))
+    // run
+    .method(c"run_forever", noargs!(EventLoop, run::run_forever), c"run_forever($self, /)\n--\n\nRun until stop(). Same as asyncio.loop.run_forever.")
+    .method(c"stop", noargs!(EventLoop, run::stop), c"stop($self, /)\n--\n\nStop when the current turn ends. Loop's thread only.")
+    .method(c"is_running", noargs!(EventLoop, run::is_running), c"is_running($self, /)\n--\n\nWhether a thread is inside run_forever().")
+    // schedule
+    .method(c"call_soon", keywords!(EventLoop, schedule::call_soon), c"call_soon($self, callback, /, *args, context=None)\n--\n\nCall at the next turn, in order. Same as asyncio.loop.call_soon.")
+    .method(c"call_soon_threadsafe", keywords!(EventLoop, schedule::call_soon_threadsafe), c"call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\ncall_soon from any thread; wakes the loop.")
+    .method(c"call_later", keywords!(EventLoop, schedule::call_later), c"call_later($self, delay, callback, /, *args, context=None)\n--\n\nCall after delay seconds. Same as asyncio.loop.call_later.")
+    .method(c"call_at", keywords!(EventLoop, schedule::call_at), c"call_at($self, when, callback, /, *args, context=None)\n--\n\nCall at loop.time() == when, in seconds.")
+    .method(c"time", noargs!(EventLoop, schedule::time), c"time($self, /)\n--\n\nThe loop's clock in seconds: time.monotonic().")
+    .getset(c"_ready", getter!(EventLoop, schedule::ready), None, c"A list of the handles that are ready (a copy).")
+    .getset(c"_scheduled", getter!(EventLoop, schedule::scheduled), None, c"A list of the timers (a copy).")
+    // create
+    .method(c"create_future", noargs!(EventLoop, create::create_future), c"create_future($self, /)\n--\n\nA new Future of this loop.")
+    .method(c"create_task", keywords!(EventLoop, create::create_task), c"create_task($self, coro, /, *, name=None, context=None, **kwargs)\n--\n\nSchedule a coroutine as a Task. Same as asyncio.loop.create_task.")
+    .method(c"set_task_factory", onearg!(EventLoop, create::set_task_factory), c"set_task_factory($self, factory, /)\n--\n\nHow create_task makes tasks; None for the default.")
+    .method(c"get_task_factory", noargs!(EventLoop, create::get_task_factory), c"get_task_factory($self, /)\n--\n\nThe task factory or None.")
+    .getset(c"_task_factory", getter!(EventLoop, create::get_task_factory), None, c"The task factory or None.")
+    // watch
+    .method(c"add_reader", keywords!(EventLoop, watch::add_reader), c"add_reader($self, fd, callback, /, *args)\n--\n\nCall whenever fd is readable. Same as asyncio.loop.add_reader.")
+    .method(c"remove_reader", onearg!(EventLoop, watch::remove_reader), c"remove_reader($self, fd, /)\n--\n\nStop watching; whether it was watched.")
+    .method(c"add_writer", keywords!(EventLoop, watch::add_writer), c"add_writer($self, fd, callback, /, *args)\n--\n\nCall whenever fd is writable.")
+    .method(c"remove_writer", onearg!(EventLoop, watch::remove_writer), c"remove_writer($self, fd, /)\n--\n\nStop watching; whether it was watched.")
+    .method(c"_add_reader", keywords!(EventLoop, watch::add_reader_handle), c"add_reader that gives the handle and does not look for transports.")
+    .method(c"_remove_reader", onearg!(EventLoop, watch::remove_reader_any), c"remove_reader that does not look for transports.")
+    .method(c"_add_writer", keywords!(EventLoop, watch::add_writer_handle), c"add_writer that gives the handle and does not look for transports.")
+    .method(c"_remove_writer", onearg!(EventLoop, watch::remove_writer_any), c"remove_writer that does not look for transports.")
+    // serve
+    .method(c"_make_socket_transport", keywords!(EventLoop, serve::make_socket_transport), c"A transport for a connected socket.")
+    .method(c"_start_serving", keywords!(EventLoop, serve::start_serving), c"Accept connections of a listening socket.")
+    .method(c"_stop_serving", onearg!(EventLoop, serve::stop_serving), c"Stop accepting, and close the listening socket.")
+    // lifetime
+    .method(c"is_closed", noargs!(EventLoop, lifetime::is_closed), c"is_closed($self, /)\n--\n\nWhether close() was called.")
+    .method(c"_close", noargs!(EventLoop, lifetime::close), c"Release the native resources.")
+    .method(c"_check_closed", noargs!(EventLoop, lifetime::check_closed), c"RuntimeError if the loop is closed.")
+    .method(c"_check_thread", noargs!(EventLoop, lifetime::check_thread), c"RuntimeError if another thread runs the loop.")
+    .method(c"_check_running", noargs!(EventLoop, lifetime::check_running), c"RuntimeError if this or another loop runs in this thread.")
+    .method(c"_timer_handle_cancelled", onearg!(EventLoop, lifetime::timer_handle_cancelled), c"For asyncio's own TimerHandle; ours does not need it.")
+    .method(c"get_debug", noargs!(EventLoop, lifetime::get_debug), c"get_debug($self, /)\n--\n\nWhether debug mode is on.")
+    .method(c"set_debug", onearg!(EventLoop, lifetime::set_debug), c"set_debug($self, enabled, /)\n--\n\nTurn debug mode on or off.")
+    .getset(c"_debug", getter!(EventLoop, lifetime::get_debug), setter!(EventLoop, lifetime::set_debug_attribute), c"Whether debug mode is on.")
+    .getset(c"_closed", getter!(EventLoop, lifetime::is_closed), None, c"Whether close() was called.")
+    .getset(c"_stopping", getter!(EventLoop, run::stopping), setter!(EventLoop, run::set_stopping), c"Whether stop() was called.")
+    .getset(c"_thread_id", getter!(EventLoop, lifetime::thread_id), None, c"Identifier of the thread that runs the loop, or None.")
+    .getset(c"_current_handle", getter!(EventLoop, lifetime::current_handle), None, c"The handle that runs (debug mode), or None.");
+    let class = b.build()?;
+    Scheduler::register_loop_class(|o| o.downcast::<EventLoop>().map(|l| &l.scheduler));
+    Driver::register_loop_class(|o| o.downcast::<EventLoop>().map(|l| &l.driver));
+    Ok(class)
+}

@@ -1,0 +1,310 @@
+//! The turn of the loop: wait, collect what is due, run what is ready.
+//!
+//! CPython counterpart: `BaseEventLoop.run_forever` and `_run_once`. A turn runs what was ready at its start. The kernel is
+//! asked when nothing is ready, at the first turn, when a stop is pending, and otherwise after 61 entries (`PollRule`, D7):
+//! a poll costs more than a task's whole step.
+
+use aioxide_core::kernel::poll_timeout;
+use aioxide_core::sys::clock;
+
+use super::EventLoop;
+use crate::ffi::{BoolExt, Context, Inst, Obj, Raised, Ref, Res, exc, float_value, import, int, none, str_of, string, thread_ident};
+use crate::objects::names::imports;
+use crate::objects::scheduler::Entry;
+use crate::objects::{handle, report};
+use crate::tasks::task::{self, registry, task_of};
+use crate::{io, kwnames, name};
+
+pub fn run_forever(this: &Inst<EventLoop>) -> Res {
+    this.scheduler.check_closed()?;
+    super::lifetime::check_running(this)?;
+    let running = Running::start(this)?;
+    let r = run_until_stopped(this);
+    running.end(r)?;
+    Ok(none().to_ref())
+}
+
+fn run_until_stopped(this: &Inst<EventLoop>) -> Res<()> {
+    this.driver.check_fork()?;
+    this.rule.borrow_mut().start();
+    loop {
+        turn(this)?;
+        if this.stopping.get() {
+            return Ok(());
+        }
+    }
+}
+
+/// One turn.
+fn turn(this: &Inst<EventLoop>) -> Res<()> {
+    let scheduler = &this.scheduler;
+    scheduler.sweep_timers();
+
+    // Wait for events.
+    let idle = scheduler.ready_len() == 0;
+    let stopping = this.stopping.get();
+    if this.rule.borrow().must_poll(idle, stopping) {
+        let now = if idle && scheduler.next_deadline().is_some() { time(this)? } else { 0.0 };
+        if idle {
+            // Nobody runs while we wait, and the registry must not keep the last task alive.
+            registry::withdraw(scheduler, this.obj());
+        }
+        this.driver.poll(scheduler, poll_timeout(!idle, stopping, scheduler.next_deadline(), now))?;
+        this.rule.borrow_mut().polled();
+    }
+    scheduler.take_inbox();
+
+    // Collect the timers that are due.
+    if let Some(deadline) = scheduler.next_deadline() {
+        collect_due(this, deadline)?;
+    }
+
+    // Run what is ready now; what these add is for the next turn.
+    let n = scheduler.ready_len();
+    if scheduler.debug.get() {
+        run_in_debug_mode(this, n)?;
+    } else {
+        for _ in 0..n {
+            let Some(entry) = scheduler.pop() else { break };
+            execute(this, entry)?;
+        }
+    }
+    let mut rule = this.rule.borrow_mut();
+    rule.ran(n);
+    if rule.wants_time() {
+        rule.elapsed(clock::monotonic_coarse_s());
+    }
+    Ok(())
+}
+
+fn collect_due(this: &Inst<EventLoop>, deadline: f64) -> Res<()> {
+    // The coarse clock (5 ns) tells most turns that nothing can be due yet; it lags by a tick at most.
+    if !this.time_overridden.get() && deadline > clock::monotonic_coarse_s() + clock::COARSE_LAG_S {
+        return Ok(());
+    }
+    let end = time(this)? + clock::resolution_s();
+    while let Some(timer) = this.scheduler.pop_due(end) {
+        timer.mark_unscheduled();
+        if timer.is_cancelled() {
+            this.scheduler.on_cancelled_popped();
+        } else {
+            this.scheduler.push(Entry::Handle(timer));
+        }
+    }
+    Ok(())
+}
+
+#[inline]
+fn time(this: &Inst<EventLoop>) -> Res<f64> {
+    if this.time_overridden.get() {
+        return float_value(&*this.obj().call_method(name!("time"), [])?);
+    }
+    Ok(clock::monotonic_s())
+}
+
+/// Run one entry. Only SystemExit and KeyboardInterrupt come out.
+#[inline]
+fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
+    let scheduler = &this.scheduler;
+    match entry {
+        Entry::Step(task) => match task_of(&task) {
+            Some(t) => task::step(scheduler, this.obj(), t, None),
+            None => Ok(()),
+        },
+        Entry::Wake(task, future) => match task_of(&task) {
+            Some(t) => task::wakeup(scheduler, this.obj(), t, future),
+            None => Ok(()),
+        },
+        Entry::Throw(task, e) => match task_of(&task) {
+            Some(t) => task::step(scheduler, this.obj(), t, Some(e)),
+            None => Ok(()),
+        },
+        Entry::Handle(h) => {
+            registry::withdraw(scheduler, this.obj());
+            h.run()
+        }
+        Entry::Call(f, argument, context) => {
+            registry::withdraw(scheduler, this.obj());
+            match Context::run(&context, || f.call1(&argument).map(drop)) {
+                Ok(()) => Ok(()),
+                Err(raised) => handle::report_call(raised, this.obj(), &f, &argument, &context),
+            }
+        }
+        Entry::Native(work, what) => {
+            registry::withdraw(scheduler, this.obj());
+            io::run(&work, what)
+        }
+    }
+    .or_else(|raised| stray(this, raised))
+}
+
+/// An error that should not come out of an entry: a task step failed outside its coroutine (a context entered already, for
+/// one). It is reported, not lost, and does not end the loop.
+#[cold]
+fn stray(this: &Inst<EventLoop>, raised: Raised) -> Res<()> {
+    report::callback_failed(raised, this.obj(), || Ok("Exception in the event loop".to_owned()), Ok)
+}
+
+/// Debug mode: time each entry and name the slow ones.
+#[cold]
+fn run_in_debug_mode(this: &Inst<EventLoop>, n: usize) -> Res<()> {
+    for _ in 0..n {
+        let Some(entry) = this.scheduler.pop() else { break };
+        let subject: Option<Ref> = match &entry {
+            Entry::Step(t) | Entry::Wake(t, _) | Entry::Throw(t, _) => Some(t.clone()),
+            Entry::Handle(h) => {
+                this.current_handle.put(h.obj().to_ref());
+                Some(h.obj().to_ref())
+            }
+            Entry::Call(f, argument, context) => {
+                let h = handle::Handle::new(f, &[&**argument], this.obj(), Some(context))?;
+                Some(h.into_ref())
+            }
+            Entry::Native(work, _) => Some(work.clone()),
+        };
+        let label = subject.as_deref().map(describe).transpose();
+        let started = clock::monotonic_s();
+        let r = execute(this, entry);
+        let took = clock::monotonic_s() - started;
+        this.current_handle.clear();
+        r?;
+        warn_if_slow(this, label, took)?;
+    }
+    Ok(())
+}
+
+/// `asyncio.base_events._format_handle`: a task by its own repr, anything else as a handle.
+fn describe(o: &Obj) -> Res<String> {
+    str_of(&*o.repr()?)
+}
+
+fn warn_if_slow(this: &Inst<EventLoop>, label: Res<Option<String>>, took: f64) -> Res<()> {
+    let limit = float_value(&*this.obj().getattr(name!("slow_callback_duration"))?)?;
+    if took < limit {
+        if let Err(e) = label {
+            e.forget();
+        }
+        return Ok(());
+    }
+    let label = label?.unwrap_or_default();
+    imports().logger.call_method(
+        name!("warning"),
+        [
+            &*string("Executing %s took %.3f seconds")?,
+            &*string(&label)?,
+            &*crate::ffi::float(took)?,
+        ],
+    )?;
+    Ok(())
+}
+
+pub fn stop(this: &Inst<EventLoop>) -> Res {
+    this.stopping.set(true);
+    Ok(none().to_ref())
+}
+
+pub fn stopping(this: &Inst<EventLoop>) -> Res {
+    Ok(this.stopping.get().into())
+}
+
+pub fn set_stopping(this: &Inst<EventLoop>, value: Option<&Obj>) -> Res<()> {
+    this.stopping.set(value.unwrap_or(none()).is_true()?);
+    Ok(())
+}
+
+pub fn is_running(this: &Inst<EventLoop>) -> Res {
+    Ok(this.scheduler.is_running().into())
+}
+
+/// What holds while the loop runs: the thread's running loop, hooks for asynchronous generators, signals that wake it.
+struct Running<'a> {
+    this: &'a Inst<EventLoop>,
+    old_hooks: Ref,
+    wakeup_fd: Option<i64>,
+}
+
+impl<'a> Running<'a> {
+    fn start(this: &'a Inst<EventLoop>) -> Res<Running<'a>> {
+        let me = this.obj();
+        me.call_method(name!("_set_coroutine_origin_tracking"), [this.scheduler.debug.get().into_obj()])?;
+        let sys = import("sys")?;
+        let old_hooks = sys.call_method(name!("get_asyncgen_hooks"), [])?;
+        let first = me.getattr(name!("_asyncgen_firstiter_hook"))?;
+        let last = me.getattr(name!("_asyncgen_finalizer_hook"))?;
+        sys.call_method_kw(name!("set_asyncgen_hooks"), [&*first, &*last], kwnames!("firstiter", "finalizer"))?;
+        let wakeup_fd = take_wakeup_fd(this)?;
+        this.scheduler.set_owner(thread_ident());
+        imports().set_running_loop.call1(me)?;
+        Ok(Running { this, old_hooks, wakeup_fd })
+    }
+
+    /// Undo everything, also when an error is on its way out.
+    fn end(self, r: Res<()>) -> Res<()> {
+        let pending = r.err().map(Raised::take);
+        self.this.stopping.set(false);
+        registry::withdraw(&self.this.scheduler, self.this.obj());
+        self.this.scheduler.set_owner(0);
+        let undone = self.undo();
+        match pending {
+            Some(e) => {
+                if let Err(second) = undone {
+                    second.forget();
+                }
+                Err(Raised::raise(e))
+            }
+            None => undone,
+        }
+    }
+
+    fn undo(&self) -> Res<()> {
+        imports().set_running_loop.call1(none())?;
+        if let Some(ours) = self.wakeup_fd {
+            give_back_wakeup_fd(ours)?;
+        }
+        self.this.obj().call_method(name!("_set_coroutine_origin_tracking"), [crate::ffi::false_()])?;
+        let hooks = self.old_hooks.tuple_items();
+        if let [first, last] = hooks {
+            import("sys")?.call_method_kw(
+                name!("set_asyncgen_hooks"),
+                [*first, *last],
+                kwnames!("firstiter", "finalizer"),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Let the C signal handler write into our pipe while we run, so that a signal which comes between the last check and the
+/// wait wakes the loop. Only the main thread may ask for it, and a descriptor that the user has set stays.
+fn take_wakeup_fd(this: &Inst<EventLoop>) -> Res<Option<i64>> {
+    let ours = i64::from(this.scheduler.pipe().writer_fd());
+    let signal = import("signal")?;
+    let fd = int(ours)?;
+    let old = signal.call_method_kw(
+        name!("set_wakeup_fd"),
+        [&*fd, crate::ffi::false_()],
+        kwnames!("warn_on_full_buffer"),
+    );
+    match old {
+        Ok(old) if crate::ffi::index_value(&old)? == -1 => Ok(Some(ours)),
+        Ok(old) => {
+            signal.call_method(name!("set_wakeup_fd"), [&*old])?;
+            Ok(None)
+        }
+        Err(raised) if raised.matches(exc::value_error()) => {
+            raised.forget();
+            Ok(None)
+        }
+        Err(raised) => Err(raised),
+    }
+}
+
+fn give_back_wakeup_fd(ours: i64) -> Res<()> {
+    let signal = import("signal")?;
+    let now = signal.call_method(name!("set_wakeup_fd"), [&*int(-1)?])?;
+    if crate::ffi::index_value(&now)? != ours {
+        // The program has set its own meanwhile.
+        signal.call_method(name!("set_wakeup_fd"), [&*now])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! `call_soon` and its like.
+
+use aioxide_core::sys::clock;
+
+use super::EventLoop;
+use crate::ffi::{Args, Inst, Obj, Raised, Res, float, float_value, list, none, string};
+use crate::name;
+use crate::objects::future::callbacks::WAKEUP;
+use crate::objects::handle::{self, Handle};
+use crate::objects::scheduler::Entry;
+
+/// The callback and its arguments.
+fn split<'a>(function: &str, positional: &'a [&'a Obj]) -> Res<(&'a Obj, &'a [&'a Obj])> {
+    match positional {
+        [callback, args @ ..] => Ok((callback, args)),
+        [] => Err(Raised::type_error(&format!("{function}() missing 1 required positional argument: 'callback'"))),
+    }
+}
+
+#[inline]
+pub fn call_soon(this: &Inst<EventLoop>, args: Args) -> Res {
+    let (positional, context) = args.with_context("call_soon")?;
+    let (callback, args) = split("call_soon", positional)?;
+    let scheduler = &this.scheduler;
+    if scheduler.closed.get() || scheduler.debug.get() {
+        scheduler.check_submit()?;
+        check_callback(this, callback, "call_soon")?;
+    }
+    // A stock future (of C code) wakes a task of ours: no handle is needed, and nobody looks at the one returned.
+    if let (Some(task), [future]) = (WAKEUP.bound_to(callback), args) {
+        scheduler.push(Entry::Wake(task.to_ref(), future.to_ref()));
+        return Ok(none().to_ref());
+    }
+    let handle = Handle::new(callback, args, this.obj(), context)?;
+    handle::queue(scheduler, &handle)?;
+    Ok(handle.into_ref())
+}
+
+pub fn call_soon_threadsafe(this: &Inst<EventLoop>, args: Args) -> Res {
+    let (positional, context) = args.with_context("call_soon_threadsafe")?;
+    let (callback, args) = split("call_soon_threadsafe", positional)?;
+    this.scheduler.check_closed()?;
+    let handle = Handle::new(callback, args, this.obj(), context)?;
+    if this.scheduler.debug.get() {
+        check_callback(this, callback, "call_soon_threadsafe")?;
+        handle.set_source_traceback(handle::current_stack()?);
+    }
+    this.scheduler.submit_threadsafe(Entry::Handle(handle.clone()))?;
+    Ok(handle.into_ref())
+}
+
+/// In debug mode: a coroutine, or something that cannot be called, is refused at once.
+fn check_callback(this: &Inst<EventLoop>, callback: &Obj, method: &str) -> Res<()> {
+    if this.scheduler.debug.get() {
+        this.obj().call_method(name!("_check_callback"), [callback, &*string(method)?])?;
+    }
+    Ok(())
+}
+
+pub fn time(_: &Inst<EventLoop>) -> Res {
+    float(clock::monotonic_s())
+}
+
+fn now(this: &Inst<EventLoop>) -> Res<f64> {
+    if this.time_overridden.get() {
+        return float_value(&*this.obj().call_method(name!("time"), [])?);
+    }
+    Ok(clock::monotonic_s())
+}
+
+pub fn call_later(this: &Inst<EventLoop>, args: Args) -> Res {
+    let (positional, context) = args.with_context("call_later")?;
+    let [delay, rest @ ..] = positional else {
+        return Err(Raised::type_error(
+            "call_later() missing 2 required positional arguments: 'delay' and 'callback'",
+        ));
+    };
+    if delay.is_none() {
+        return Err(Raised::type_error("delay must not be None"));
+    }
+    let (callback, args) = split("call_later", rest)?;
+    let when = now(this)? + float_value(delay)?;
+    schedule(this, "call_later", when, callback, args, context)
+}
+
+pub fn call_at(this: &Inst<EventLoop>, args: Args) -> Res {
+    let (positional, context) = args.with_context("call_at")?;
+    let [when, rest @ ..] = positional else {
+        return Err(Raised::type_error("call_at() missing 2 required positional arguments: 'when' and 'callback'"));
+    };
+    if when.is_none() {
+        return Err(Raised::type_error("when cannot be None"));
+    }
+    let (callback, args) = split("call_at", rest)?;
+    schedule(this, "call_at", float_value(when)?, callback, args, context)
+}
+
+fn schedule(
+    this: &Inst<EventLoop>,
+    method: &str,
+    when: f64,
+    callback: &Obj,
+    args: &[&Obj],
+    context: Option<&Obj>,
+) -> Res {
+    let scheduler = &this.scheduler;
+    if scheduler.closed.get() || scheduler.debug.get() {
+        scheduler.check_submit()?;
+        check_callback(this, callback, method)?;
+    }
+    let timer = Handle::new_timer(when, callback, args, this.obj(), context)?;
+    if scheduler.debug.get() {
+        timer.set_source_traceback(handle::current_stack()?);
+    }
+    timer.mark_scheduled();
+    scheduler.add_timer(when, timer.clone());
+    Ok(timer.into_ref())
+}
+
+/// `loop._ready`: libraries ask for its length.
+pub fn ready(this: &Inst<EventLoop>) -> Res {
+    let l = list()?;
+    let mut handles = 0;
+    let mut failed = Ok(());
+    this.scheduler.for_each_ready_handle(|h| {
+        handles += 1;
+        if failed.is_ok() {
+            failed = l.list_append(h.obj());
+        }
+    });
+    failed?;
+    // Tasks in the queue have no handle; each counts all the same.
+    for _ in handles..this.scheduler.ready_len() {
+        l.list_append(none())?;
+    }
+    Ok(l)
+}
+
+pub fn scheduled(this: &Inst<EventLoop>) -> Res {
+    let l = list()?;
+    let mut failed = Ok(());
+    this.scheduler.for_each_timer(|h| {
+        if failed.is_ok() {
+            failed = l.list_append(h.obj());
+        }
+    });
+    failed.map(|()| l)
+}

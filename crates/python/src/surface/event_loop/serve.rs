@@ -1,0 +1,46 @@
+//! Transports for connected sockets, and accepting on listening ones.
+
+use super::EventLoop;
+use crate::ffi::{Args, Inst, Obj, Raised, Res, exc, index_value, none};
+use crate::io::{listener, transport};
+
+pub fn make_socket_transport(this: &Inst<EventLoop>, args: Args) -> Res {
+    this.scheduler.check_closed()?;
+    let [sock, protocol, waiter, extra, server] =
+        args.bind("_make_socket_transport", ["sock", "protocol", "waiter", "extra", "server"], 3, 2)?;
+    let given = |o: Option<&'_ Obj>| o.filter(|o| !o.is_none()).map(Obj::to_ref);
+    transport::make(
+        this.obj(),
+        sock.unwrap_or(none()),
+        protocol.unwrap_or(none()),
+        given(waiter).as_deref(),
+        given(extra).as_deref(),
+        given(server).as_deref(),
+    )
+    .map(crate::ffi::Owned::into_ref)
+}
+
+pub fn start_serving(this: &Inst<EventLoop>, args: Args) -> Res {
+    this.scheduler.check_closed()?;
+    let [factory, sock, sslcontext, server, backlog, _handshake, _shutdown] = args.bind(
+        "_start_serving",
+        ["protocol_factory", "sock", "sslcontext", "server", "backlog", "ssl_handshake_timeout", "ssl_shutdown_timeout"],
+        7,
+        2,
+    )?;
+    if sslcontext.is_some_and(|c| !c.is_none()) {
+        return Err(Raised::new(exc::not_implemented_error(), "aioxide: TLS is not implemented yet"));
+    }
+    let backlog = match backlog {
+        Some(b) => index_value(b)?.max(1) as usize,
+        None => 100,
+    };
+    let server = server.filter(|s| !s.is_none());
+    listener::start_serving(this.obj(), factory.unwrap_or(none()), sock.unwrap_or(none()), server, backlog)?;
+    Ok(none().to_ref())
+}
+
+pub fn stop_serving(this: &Inst<EventLoop>, sock: &Obj) -> Res {
+    listener::stop_serving(this.obj(), sock)?;
+    Ok(none().to_ref())
+}

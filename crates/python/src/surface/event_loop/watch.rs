@@ -1,0 +1,67 @@
+//! `add_reader` and its like.
+
+use aioxide_core::reactor::Direction;
+
+use super::EventLoop;
+use crate::ffi::{Args, Inst, Obj, Raised, Ref, Res, none};
+use crate::io::driver::descriptor;
+use crate::objects::handle::{self, Handle};
+
+fn add(this: &Inst<EventLoop>, method: &str, direction: Direction, args: Args, any: bool) -> Res<Ref> {
+    this.scheduler.check_closed()?;
+    if args.has_keywords() {
+        return Err(Raised::type_error(&format!("{method}() takes no keyword arguments")));
+    }
+    let [fd, callback, args @ ..] = args.positional() else {
+        return Err(Raised::type_error(&format!("{method}() takes at least 2 arguments: fd and callback")));
+    };
+    let fd = if any { descriptor(fd)? } else { this.driver.descriptor_without_transport(fd)? };
+    let handle = Handle::new(callback, args, this.obj(), None)?;
+    if this.scheduler.debug.get() {
+        handle.set_source_traceback(handle::current_stack()?);
+    }
+    this.driver.set_callback(fd, direction, handle.clone())?;
+    Ok(handle.into_ref())
+}
+
+fn remove(this: &Inst<EventLoop>, direction: Direction, fd: &Obj, any: bool) -> Res {
+    if this.scheduler.closed.get() {
+        return Ok(false.into());
+    }
+    let fd = if any { descriptor(fd)? } else { this.driver.descriptor_without_transport(fd)? };
+    Ok(this.driver.clear_callback(fd, direction)?.into())
+}
+
+pub fn add_reader(this: &Inst<EventLoop>, args: Args) -> Res {
+    add(this, "add_reader", Direction::Read, args, false)?;
+    Ok(none().to_ref())
+}
+
+pub fn add_writer(this: &Inst<EventLoop>, args: Args) -> Res {
+    add(this, "add_writer", Direction::Write, args, false)?;
+    Ok(none().to_ref())
+}
+
+pub fn add_reader_handle(this: &Inst<EventLoop>, args: Args) -> Res {
+    add(this, "_add_reader", Direction::Read, args, true)
+}
+
+pub fn add_writer_handle(this: &Inst<EventLoop>, args: Args) -> Res {
+    add(this, "_add_writer", Direction::Write, args, true)
+}
+
+pub fn remove_reader(this: &Inst<EventLoop>, fd: &Obj) -> Res {
+    remove(this, Direction::Read, fd, false)
+}
+
+pub fn remove_writer(this: &Inst<EventLoop>, fd: &Obj) -> Res {
+    remove(this, Direction::Write, fd, false)
+}
+
+pub fn remove_reader_any(this: &Inst<EventLoop>, fd: &Obj) -> Res {
+    remove(this, Direction::Read, fd, true)
+}
+
+pub fn remove_writer_any(this: &Inst<EventLoop>, fd: &Obj) -> Res {
+    remove(this, Direction::Write, fd, true)
+}

@@ -1,0 +1,93 @@
+//! The module `aioxide._native`.
+
+use std::cell::Cell;
+
+use crate::ffi::{Args, Obj, Once, Raised, Res, exc, import_attr, index_value, list, module_functions, none, string};
+use crate::objects::{future, handle, names};
+use crate::tasks::task::{self, registry};
+use crate::{function, io, name};
+
+static HEXVERSION: Once<i64> = Once::new();
+
+/// `sys.hexversion` of the interpreter that runs us, which may be a later patch release than the one we were built for.
+pub fn hexversion() -> i64 {
+    *HEXVERSION.get()
+}
+
+/// Fill the module in. A second import (after `del sys.modules[...]`) gets the same classes.
+pub fn execute(module: &Obj) -> Res<()> {
+    refuse_subinterpreter()?;
+    names::load()?;
+    if !HEXVERSION.is_set() {
+        HEXVERSION.set(index_value(&*import_attr("sys", "hexversion")?)?);
+        CLASSES.set(build_classes()?);
+    }
+    let classes = CLASSES.get();
+    for (key, class) in [
+        (name!("Handle"), &classes.handle),
+        (name!("TimerHandle"), &classes.timer_handle),
+        (name!("Future"), &classes.future),
+        (name!("Task"), &classes.task),
+        (name!("Loop"), &classes.event_loop),
+        (name!("SocketTransport"), &classes.socket_transport),
+    ] {
+        module.setattr(key, class)?;
+    }
+    module.setattr(name!("__version__"), &*string(env!("CARGO_PKG_VERSION"))?)?;
+    module_functions(
+        module,
+        vec![
+            (c"_pending_tasks", function!(pending_tasks), c"All native tasks that are not done, of all loops (up to 3.13)."),
+            (c"_panic", function!(panic_on_purpose), c"Panic in native code; for the test that this becomes an exception."),
+        ],
+    )
+}
+
+struct Classes {
+    handle: crate::ffi::Ref,
+    timer_handle: crate::ffi::Ref,
+    future: crate::ffi::Ref,
+    task: crate::ffi::Ref,
+    event_loop: crate::ffi::Ref,
+    socket_transport: crate::ffi::Ref,
+}
+
+static CLASSES: Once<Classes> = Once::new();
+
+fn build_classes() -> Res<Classes> {
+    let (handle, timer_handle) = handle::build()?;
+    let offset = future_offset();
+    let future = future::build(offset)?;
+    let task = task::build(offset)?;
+    io::build()?;
+    let event_loop = super::event_loop::build()?;
+    let socket_transport = io::transport::class();
+    Ok(Classes { handle, timer_handle, future, task, event_loop, socket_transport })
+}
+
+/// Where the Rust value of a future or a task begins: behind the larger of the two bases.
+fn future_offset() -> usize {
+    names::imports().c_future.instance_size().max(names::imports().c_task.instance_size())
+}
+
+/// Native classes are made once per process; a second interpreter would share them.
+fn refuse_subinterpreter() -> Res<()> {
+    if crate::ffi::is_main_interpreter() {
+        return Ok(());
+    }
+    Err(Raised::new(exc::import_error(), "aioxide does not support subinterpreters"))
+}
+
+fn pending_tasks(_: Args) -> Res {
+    let l = list()?;
+    for task in registry::snapshot() {
+        l.list_append(&task)?;
+    }
+    Ok(l)
+}
+
+fn panic_on_purpose(_: Args) -> Res {
+    let never = Cell::new(false);
+    assert!(never.get(), "planted");
+    Ok(none().to_ref())
+}

@@ -1,0 +1,3 @@
+//! Layer 3: tasks, the coroutines' drivers.
+
+pub mod task;

@@ -1,0 +1,67 @@
+"""What a later release brings. Until then each method raises NotImplementedError naming it.
+
+The table is the class body. The methods are coroutine functions where asyncio's are, with asyncio's
+signatures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from typing import Any
+
+from ._part import LoopPart
+
+__all__ = ["NotYet", "not_yet"]
+
+TLS = "TLS is"
+UNIX = "unix sockets are"
+UDP = "UDP is"
+PIPES = "pipes are"
+SUBPROCESSES = "subprocesses are"
+SIGNALS = "signal handlers are"
+SENDFILE = "sendfile is"
+
+
+def not_yet(feature: str) -> NotImplementedError:
+    """The exception for a feature, given with its verb."""
+    return NotImplementedError(f"aioxide: {feature} not implemented yet")
+
+
+def _missing(name: str, feature: str) -> Any:
+    abstract = getattr(asyncio.AbstractEventLoop, name)
+    method: Any
+    if inspect.iscoroutinefunction(abstract):
+
+        @functools.wraps(abstract)
+        async def method(self: LoopPart, *args: Any, **kwargs: Any) -> Any:
+            raise not_yet(feature)
+
+    else:
+
+        @functools.wraps(abstract)
+        def method(self: LoopPart, *args: Any, **kwargs: Any) -> Any:
+            raise not_yet(feature)
+
+    method.__module__ = "aioxide"
+    method.__qualname__ = f"EventLoop.{name}"
+    method.__doc__ = f"Raises NotImplementedError: {feature} not implemented yet."
+    return method
+
+
+class NotYet(LoopPart):
+    """The methods that only say what is missing."""
+
+    start_tls = _missing("start_tls", TLS)
+    create_unix_connection = _missing("create_unix_connection", UNIX)
+    create_unix_server = _missing("create_unix_server", UNIX)
+    create_datagram_endpoint = _missing("create_datagram_endpoint", UDP)
+    connect_read_pipe = _missing("connect_read_pipe", PIPES)
+    connect_write_pipe = _missing("connect_write_pipe", PIPES)
+    subprocess_exec = _missing("subprocess_exec", SUBPROCESSES)
+    subprocess_shell = _missing("subprocess_shell", SUBPROCESSES)
+    add_signal_handler = _missing("add_signal_handler", SIGNALS)
+    remove_signal_handler = _missing("remove_signal_handler", SIGNALS)
+    sendfile = _missing("sendfile", SENDFILE)
+    sock_sendfile = _missing("sock_sendfile", SENDFILE)

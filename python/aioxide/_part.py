@@ -1,0 +1,88 @@
+"""What the parts of `EventLoop` may use of each other and of the native `Loop`.
+
+`EventLoop` is `_native.Loop` plus parts in Python, one per concern; Python runs here once per
+program, loop or connection, all that is hot is native. The native class stands first in the MRO: a
+method that moves to Rust wins over the one here without another change.
+
+Patch releases of one minor version differ too. `stdlib_mentions` asks the running interpreter's own
+asyncio, once at import, which of two behaviours it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable
+    from concurrent.futures import ThreadPoolExecutor
+    from contextvars import Context
+    from typing import TypeAlias
+    from weakref import WeakSet
+
+    #: (family, type, proto, canonical name, address), as `socket.getaddrinfo` has it.
+    AddressInfo: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
+    ProtocolFactory: TypeAlias = Callable[[], asyncio.BaseProtocol]
+
+__all__ = ["LoopPart", "stdlib_mentions"]
+
+
+def stdlib_mentions(function: object, name: str) -> bool:
+    """True when the stdlib's function uses a global or attribute of this name."""
+    code = getattr(function, "__code__", None)
+    return name in getattr(code, "co_names", ())
+
+
+class LoopPart(asyncio.AbstractEventLoop):
+    """Base of the parts of `EventLoop`."""
+
+    #: Of the native loop: the handle that runs, in debug mode only.
+    _current_handle: asyncio.Handle | None = None
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """For timer handles that somebody else made; ours know their loop's heap."""
+
+    if TYPE_CHECKING:
+        # Of the native loop.
+        _debug: bool
+        _thread_id: int | None
+
+        def _check_closed(self) -> None: ...
+        def _close(self) -> None: ...
+        def _ensure_fd_no_transport(self, fd: int) -> None: ...
+        def _add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> Any: ...
+        def _add_writer(self, fd: int, callback: Callable[..., object], *args: Any) -> Any: ...
+        def _remove_reader(self, fd: int) -> bool: ...
+        def _remove_writer(self, fd: int) -> bool: ...
+        def _make_socket_transport(
+            self,
+            sock: socket.socket,
+            protocol: asyncio.BaseProtocol,
+            waiter: asyncio.Future[None] | None = None,
+            *,
+            extra: dict[str, Any] | None = None,
+            server: object = None,
+            context: Context | None = None,  # 3.15+
+        ) -> asyncio.Transport: ...
+
+        # Of the parts.
+        slow_callback_duration: float
+        _default_executor: ThreadPoolExecutor | None
+        _executor_shutdown_called: bool
+        _exception_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None
+        _asyncgens: WeakSet[Any]
+        _asyncgens_shutdown_called: bool
+        _signal_handlers: dict[int, asyncio.Handle]
+
+        def _check_callback(self, callback: object, method: str) -> None: ...
+        async def _ensure_resolved(
+            self,
+            address: tuple[Any, ...],
+            *,
+            family: int = ...,
+            type: int = ...,
+            proto: int = ...,
+            flags: int = ...,
+            loop: asyncio.AbstractEventLoop,
+        ) -> Iterable[AddressInfo]: ...

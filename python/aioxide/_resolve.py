@@ -1,0 +1,142 @@
+"""Names to addresses: `getaddrinfo`, `getnameinfo`, and the ways around them.
+
+Counterpart: the resolver methods of `asyncio.BaseEventLoop`. The calls run in the default executor
+and find `socket.getaddrinfo` at call time: programs replace it.
+"""
+
+from __future__ import annotations
+
+import socket
+from asyncio.log import logger
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Any
+
+from ._part import LoopPart
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable, Sequence
+
+    from ._part import AddressInfo
+
+__all__ = ["Resolving", "interleave", "literal_address"]
+
+
+class Resolving(LoopPart):
+    """The part of the loop that resolves names."""
+
+    async def getaddrinfo(  # type: ignore[override]
+        self,
+        host: bytes | str | None,
+        port: bytes | str | int | None,
+        *,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[AddressInfo]:
+        """Resolve a name in a thread. Same as `loop.getaddrinfo`; raises `socket.gaierror`."""
+        resolve: Any = self._getaddrinfo_debug if self._debug else socket.getaddrinfo
+        return await self.run_in_executor(None, resolve, host, port, family, type, proto, flags)
+
+    async def getnameinfo(self, sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, str]:
+        """Name an address in a thread. Same as `loop.getnameinfo`; raises `socket.gaierror`."""
+        return await self.run_in_executor(None, socket.getnameinfo, sockaddr, flags)
+
+    def _getaddrinfo_debug(
+        self, host: Any, port: Any, family: int, type: int, proto: int, flags: int
+    ) -> Any:
+        """`socket.getaddrinfo`, logged with the time it took. In a thread."""
+        asked = [f"{host}:{port!r}"]
+        options = {"family": family, "type": type, "proto": proto, "flags": flags}
+        asked += [f"{name}={value!r}" for name, value in options.items() if value]
+        question = ", ".join(asked)
+        logger.debug("Get address info %s", question)
+        started = self.time()
+        answer = socket.getaddrinfo(host, port, family, type, proto, flags)
+        taken = self.time() - started
+        text = f"Getting address info {question} took {taken * 1e3:.3f}ms: {answer!r}"
+        if taken >= self.slow_callback_duration:
+            logger.info(text)
+        else:
+            logger.debug(text)
+        return answer
+
+    async def _ensure_resolved(
+        self,
+        address: tuple[Any, ...],
+        *,
+        family: int = 0,
+        type: int = socket.SOCK_STREAM,
+        proto: int = 0,
+        flags: int = 0,
+        loop: asyncio.AbstractEventLoop,
+    ) -> Iterable[AddressInfo]:
+        """Resolve (host, port, ...), without a thread where the host is a numeric address."""
+        host, port = address[:2]
+        known = literal_address(host, port, family, type, proto, *address[2:])
+        if known is not None:
+            return [known]
+        return await loop.getaddrinfo(  # type: ignore[return-value]
+            host, port, family=family, type=type, proto=proto, flags=flags
+        )
+
+
+#: Protocols that a numeric address of each type may be asked for with, and what comes back.
+_PROTO_OF_TYPE = {
+    socket.SOCK_STREAM: socket.IPPROTO_TCP,
+    socket.SOCK_DGRAM: socket.IPPROTO_UDP,
+}
+
+
+def literal_address(
+    host: str | bytes | None,
+    port: str | bytes | int | None,
+    family: int,
+    type: int,
+    proto: int,
+    flowinfo: int = 0,
+    scope_id: int = 0,
+) -> AddressInfo | None:
+    """What `getaddrinfo` would answer for a numeric address, or None if it must be asked.
+
+    It must be for names, services ("http") and zones ("fe80::1%eth0", which inet_pton(3) refuses).
+    """
+    known_proto = _PROTO_OF_TYPE.get(type)  # type: ignore[call-overload]
+    if host is None or known_proto is None or proto not in (0, *_PROTO_OF_TYPE.values()):
+        return None
+    number = 0
+    if port not in (None, "", b""):
+        try:
+            number = int(port)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return None
+    text = host.decode("idna") if isinstance(host, bytes) else host
+    if "%" in text:
+        return None
+    families = (socket.AF_INET, socket.AF_INET6) if family == socket.AF_UNSPEC else (family,)
+    for candidate in families:
+        try:
+            socket.inet_pton(candidate, text)
+        except OSError:
+            continue
+        address: tuple[Any, ...] = (text, number)
+        if candidate == socket.AF_INET6:
+            address += (flowinfo, scope_id)
+        return candidate, type, known_proto, "", address
+    return None
+
+
+def interleave(infos: Iterable[AddressInfo], first_family_count: int = 1) -> list[AddressInfo]:
+    """Reorder addresses so that families alternate: RFC 8305 section 4.
+
+    `first_family_count` addresses of the first family stand in front.
+    """
+    by_family: dict[int, list[AddressInfo]] = {}
+    for info in infos:
+        by_family.setdefault(info[0], []).append(info)
+    families: Sequence[list[AddressInfo]] = list(by_family.values())
+    ahead = max(first_family_count - 1, 0)
+    ordered, families[0][:ahead] = families[0][:ahead], []
+    ordered += [info for info in chain(*zip_longest(*families)) if info is not None]
+    return ordered
