@@ -119,19 +119,22 @@ class Executors(LoopPart):
 
     def _do_shutdown(self, future: asyncio.Future[None]) -> None:
         """Body of the thread that waits for the executor's threads."""
-        executor = self._default_executor
-        error = None
         try:
-            if executor is not None:
-                executor.shutdown(wait=True)
-        except Exception as raised:
-            error = raised
-        if not self.is_closed():
-            try:
-                self.call_soon_threadsafe(_set_unless_cancelled, future, error)
-            except RuntimeError:
-                if not self.is_closed():
-                    raise
+            if self._default_executor is not None:
+                self._default_executor.shutdown(wait=True)
+        except Exception as error:
+            self._tell(future, error)
+        else:
+            self._tell(future, None)
+
+    def _tell(self, future: asyncio.Future[None], error: Exception | None) -> None:
+        if self.is_closed():
+            return
+        try:
+            self.call_soon_threadsafe(_set_unless_cancelled, future, error)
+        except RuntimeError:  # closed just now
+            if not self.is_closed():
+                raise
 
     def _check_default_executor(self) -> None:
         if self._executor_shutdown_called:

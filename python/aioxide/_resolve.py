@@ -105,10 +105,11 @@ def literal_address(
     known_proto = _PROTO_OF_TYPE.get(type)  # type: ignore[call-overload]
     if host is None or known_proto is None or proto not in (0, *_PROTO_OF_TYPE.values()):
         return None
-    number = 0
-    if port not in (None, "", b""):
+    if port is None or (isinstance(port, (str, bytes)) and not port):
+        number = 0
+    else:
         try:
-            number = int(port)  # type: ignore[arg-type]
+            number = int(port)
         except (TypeError, ValueError):
             return None
     text = host.decode("idna") if isinstance(host, bytes) else host

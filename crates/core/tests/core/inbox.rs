@@ -36,6 +36,14 @@ fn exactly_one_push_per_sleep_has_to_wake() {
 }
 
 #[test]
+fn an_owner_who_woke_by_itself_needs_no_wake_up() {
+    let inbox = Inbox::new();
+    assert!(inbox.prepare_sleep());
+    inbox.finish_sleep();
+    assert!(!inbox.push(1));
+}
+
+#[test]
 fn sleep_is_refused_while_there_is_work() {
     let inbox = Inbox::new();
     inbox.push(1);
@@ -86,6 +94,8 @@ fn many_producers_and_a_sleeping_owner_lose_nothing() {
             got += 1;
         }
     }
-    producers.into_iter().for_each(|producer| producer.join().unwrap());
+    producers
+        .into_iter()
+        .for_each(|producer| producer.join().unwrap());
     assert!(drained(&inbox).is_empty());
 }

@@ -17,7 +17,8 @@ use rustix::io::dup;
 
 use crate::support::{FIRST_PRIVATE, MAX_OPERATIONS, at, cases};
 
-const NUMBERS: usize = 5;
+/// Few, so that a file often comes back to a number it has had.
+const NUMBERS: usize = 3;
 
 type FileId = usize;
 
@@ -27,7 +28,7 @@ enum Operation {
     Close(usize),
     /// Closes the number while a dup of the file lives on.
     Leak(usize),
-    /// Gives a number to the file that was leaked so many leaks ago.
+    /// Gives a number to a file that was leaked so many leaks ago, of those that had this number if there are.
     Return(usize, usize),
     Set(usize, Direction),
     Clear(usize, Direction),
@@ -39,13 +40,13 @@ enum Operation {
 fn operation() -> impl Strategy<Value = Operation> {
     let direction = prop::sample::select(vec![Direction::Read, Direction::Write]);
     prop_oneof![
-        6 => (0..NUMBERS).prop_map(Operation::Open),
+        4 => (0..NUMBERS).prop_map(Operation::Open),
         2 => (0..NUMBERS).prop_map(Operation::Close),
-        2 => (0..NUMBERS).prop_map(Operation::Leak),
-        2 => (0..NUMBERS, 0..3_usize).prop_map(|(number, back)| Operation::Return(number, back)),
+        6 => (0..NUMBERS).prop_map(Operation::Leak),
+        6 => (0..NUMBERS, 0..3_usize).prop_map(|(number, back)| Operation::Return(number, back)),
         10 => (0..NUMBERS, direction.clone()).prop_map(|(number, d)| Operation::Set(number, d)),
         6 => (0..NUMBERS, direction).prop_map(|(number, d)| Operation::Clear(number, d)),
-        6 => Just(Operation::Look),
+        3 => Just(Operation::Look),
         1 => Just(Operation::ClearAll),
         1 => prop::sample::select(vec![AfterFork::Forget, AfterFork::Reregister]).prop_map(Operation::Fork),
     ]
@@ -63,7 +64,8 @@ struct Place {
 #[derive(Default)]
 struct World {
     places: [Place; NUMBERS],
-    leaked: Vec<(FileId, OwnedFd)>,
+    /// Dups, with the number their file had.
+    leaked: Vec<(FileId, OwnedFd, usize)>,
     peers: Vec<UnixStream>,
     /// What the kernel holds: (file, number).
     kernel: BTreeSet<(FileId, usize)>,
@@ -79,8 +81,8 @@ impl World {
     }
 
     fn is_alive(&self, file: FileId) -> bool {
-        let open = self.places.iter().filter_map(|place| place.open.as_ref());
-        open.chain(&self.leaked).any(|(other, _)| *other == file)
+        let is_open = |place: &Place| place.open.as_ref().is_some_and(|(other, _)| *other == file);
+        self.places.iter().any(is_open) || self.leaked.iter().any(|(other, _, _)| *other == file)
     }
 
     fn open(&mut self, number: usize) {
@@ -93,9 +95,11 @@ impl World {
     }
 
     fn close(&mut self, number: usize, leak: bool) {
-        let Some((file, fd)) = self.places[number].open.take() else { return };
+        let Some((file, fd)) = self.places[number].open.take() else {
+            return;
+        };
         if leak {
-            self.leaked.push((file, dup(&fd).unwrap()));
+            self.leaked.push((file, dup(&fd).unwrap(), number));
         }
         drop(fd);
         if !self.is_alive(file) {
@@ -104,15 +108,19 @@ impl World {
     }
 
     fn give_back(&mut self, number: usize, back: usize) {
-        if self.places[number].open.is_none() && back < self.leaked.len() {
-            let (file, dup) = &self.leaked[self.leaked.len() - 1 - back];
+        let had_it = |leak: &&(FileId, OwnedFd, usize)| leak.2 == number;
+        let mut own = self.leaked.iter().rev().filter(had_it);
+        let chosen = own.nth(back).or_else(|| self.leaked.iter().nth_back(back));
+        if let (None, Some((file, dup, _))) = (&self.places[number].open, chosen) {
             self.places[number].open = Some((*file, at(fd_of(number), dup)));
         }
     }
 
     /// The effect of a DEL (nothing left to watch) or a MOD.
     fn unregister(&mut self, number: usize, is_last: bool) {
-        let hit = self.file_at(number).filter(|&file| self.kernel.contains(&(file, number)));
+        let hit = self
+            .file_at(number)
+            .filter(|&file| self.kernel.contains(&(file, number)));
         if let (Some(file), true) = (hit, is_last) {
             self.kernel.remove(&(file, number));
         }
@@ -145,20 +153,29 @@ impl World {
 
     fn expected(&self) -> Vec<usize> {
         let is_live = |place: &&Place| place.registered.is_some_and(|file| self.is_alive(file));
-        let mut woken: Vec<usize> =
-            self.places.iter().filter(is_live).flat_map(|place| place.watchers.values().copied()).collect();
+        let mut woken: Vec<usize> = self
+            .places
+            .iter()
+            .filter(is_live)
+            .flat_map(|place| place.watchers.values().copied())
+            .collect();
         woken.sort_unstable();
         woken
     }
 
     fn has_leftovers(&self) -> bool {
-        self.kernel.iter().any(|&(file, number)| self.places[number].registered != Some(file))
+        self.kernel
+            .iter()
+            .any(|&(file, number)| self.places[number].registered != Some(file))
     }
 }
 
 fn look(reactor: &mut Reactor<usize>) -> Vec<usize> {
     let mut events: Vec<Event> = Vec::with_capacity(256);
-    reactor.poller().wait(&mut events, Some(Duration::ZERO)).unwrap();
+    reactor
+        .poller()
+        .wait(&mut events, Some(Duration::ZERO))
+        .unwrap();
     let mut woken: Vec<usize> = events
         .into_iter()
         .map(|event| reactor.resolve(event))
@@ -182,14 +199,21 @@ fn run(operations: Vec<Operation>) -> Result<(), TestCaseError> {
                 match world.file_at(number) {
                     None => prop_assert!(result.is_err()),
                     Some(file) => {
-                        prop_assert_eq!(result.unwrap(), world.places[number].watchers.insert(d == Direction::Read, id));
+                        prop_assert_eq!(
+                            result.unwrap(),
+                            world.places[number]
+                                .watchers
+                                .insert(d == Direction::Read, id)
+                        );
                         world.places[number].registered = Some(file);
                         world.kernel.insert((file, number));
                     }
                 }
             }
             Operation::Clear(number, d) => {
-                let expected = world.places[number].watchers.remove(&(d == Direction::Read));
+                let expected = world.places[number]
+                    .watchers
+                    .remove(&(d == Direction::Read));
                 prop_assert_eq!(reactor.clear(fd_of(number), d).unwrap(), expected);
                 if expected.is_some() && world.places[number].registered.is_some() {
                     world.unregister(number, world.places[number].watchers.is_empty());
@@ -218,16 +242,30 @@ fn run(operations: Vec<Operation>) -> Result<(), TestCaseError> {
             Operation::Fork(watchers) => {
                 let mut all = reactor.after_fork_child(watchers).unwrap();
                 all.sort_unstable();
-                let forgotten = if watchers == AfterFork::Forget { world.forget() } else { Vec::new() };
+                let forgotten = if watchers == AfterFork::Forget {
+                    world.forget()
+                } else {
+                    Vec::new()
+                };
                 prop_assert_eq!(all, forgotten);
                 world.rebuild();
             }
         }
-        let count = world.places.iter().filter(|place| !place.watchers.is_empty()).count();
+        let count = world
+            .places
+            .iter()
+            .filter(|place| !place.watchers.is_empty())
+            .count();
         prop_assert_eq!((reactor.len(), reactor.is_empty()), (count, count == 0));
         for (number, place) in world.places.iter().enumerate() {
-            prop_assert_eq!(reactor.get(fd_of(number), Direction::Read), place.watchers.get(&true));
-            prop_assert_eq!(reactor.get(fd_of(number), Direction::Write), place.watchers.get(&false));
+            prop_assert_eq!(
+                reactor.get(fd_of(number), Direction::Read),
+                place.watchers.get(&true)
+            );
+            prop_assert_eq!(
+                reactor.get(fd_of(number), Direction::Write),
+                place.watchers.get(&false)
+            );
         }
     }
     Ok(())

@@ -33,6 +33,17 @@ pub fn bytes_of(o: &Obj) -> Option<&[u8]> {
     }
 }
 
+/// `isinstance(o, (bytes, bytearray, memoryview))`: what `transport.write` takes.
+#[inline]
+pub fn is_bytes_like(o: &Obj) -> bool {
+    // SAFETY: a live object.
+    unsafe {
+        c::PyBytes_Check(o.as_ptr()) != 0
+            || c::PyByteArray_Check(o.as_ptr()) != 0
+            || c::PyMemoryView_Check(o.as_ptr()) != 0
+    }
+}
+
 /// A `bytes` object under construction: room to receive into, shrunk to what came.
 pub struct BytesWriter(*mut c::PyObject);
 

@@ -55,15 +55,22 @@ pub trait Native: Sized + 'static {
     fn traverse(&self, _visit: &Visit) {}
     /// Drop the references that can be part of a cycle.
     fn clear(&self) {}
+    /// Would the class's own finalizer do anything? Asked before it is called for an object that nobody refers to.
+    fn needs_finalizer(&self) -> bool {
+        true
+    }
 }
 
 /// A built class: its type object and where in an instance the Rust value begins.
 pub struct Class {
     type_: Cell<*mut c::PyTypeObject>,
+    /// One subclass that was seen, kept alive: most programs have exactly one kind of loop, a subclass of the native one.
+    known_subclass: Cell<*mut c::PyTypeObject>,
     offset: Cell<usize>,
     weaklist: Cell<isize>,
     base_traverse: Cell<Option<c::traverseproc>>,
     base_clear: Cell<Option<c::inquiry>>,
+    finalizer: Cell<Option<c::destructor>>,
     /// Offset of an own `__dict__` pointer, 0 if the class makes none.
     dict: Cell<isize>,
     /// Offset of a `__slots__` member inherited from a Python class, 0 if none (see `slot_of_python_base`).
@@ -77,10 +84,12 @@ impl Class {
     pub const fn new() -> Class {
         Class {
             type_: Cell::new(ptr::null_mut()),
+            known_subclass: Cell::new(ptr::null_mut()),
             offset: Cell::new(0),
             weaklist: Cell::new(0),
             base_traverse: Cell::new(None),
             base_clear: Cell::new(None),
+            finalizer: Cell::new(None),
             dict: Cell::new(0),
             inherited_slot: Cell::new(0),
         }
@@ -95,6 +104,26 @@ impl Class {
     #[inline]
     pub fn is_exact(&self, o: &Obj) -> bool {
         o.type_ptr() == self.type_.get()
+    }
+
+    /// Is `o` an instance of this class or of a subclass?
+    #[inline]
+    pub fn includes(&self, o: &Obj) -> bool {
+        let t = o.type_ptr();
+        t == self.type_.get() || t == self.known_subclass.get() || self.includes_type(t)
+    }
+
+    fn includes_type(&self, t: *mut c::PyTypeObject) -> bool {
+        // SAFETY: live type objects.
+        if self.type_.get().is_null() || unsafe { c::PyType_IsSubtype(t, self.type_.get()) } == 0 {
+            return false;
+        }
+        if self.known_subclass.get().is_null() {
+            // SAFETY: a live type; our reference keeps its address from being used for another one.
+            unsafe { c::Py_INCREF(t.cast()) };
+            self.known_subclass.set(t);
+        }
+        true
     }
 }
 
@@ -153,8 +182,7 @@ impl Obj {
     /// This object as an instance of `T`'s class or a subclass; None if it is none.
     #[inline]
     pub fn downcast<T: Native>(&self) -> Option<&Inst<T>> {
-        let class = T::class();
-        if class.is_exact(self) || (!class.type_.get().is_null() && self.has_type(class.type_object())) {
+        if T::class().includes(self) {
             // SAFETY: just checked.
             Some(unsafe { &*ptr::from_ref(self).cast::<Inst<T>>() })
         } else {
@@ -207,8 +235,6 @@ fn allocate<T: Native>(type_: *mut c::PyTypeObject, value: T) -> Res<Owned<T>> {
     }
 }
 
-/// What a `__new__` is given.
-pub type NewFn<T> = fn() -> T;
 
 /// The slots whose C signature is one of the few below.
 pub struct ClassBuilder<T: Native> {
@@ -415,6 +441,8 @@ impl<T: Native> ClassBuilder<T> {
             Ref::from_owned(c::PyType_FromSpecWithBases(&raw mut spec, bases))?
         };
         class.type_.set(made.clone().into_raw().cast());
+        // SAFETY: a live type.
+        class.finalizer.set(unsafe { (*class.type_.get()).tp_finalize });
         Ok(made)
     }
 
@@ -514,8 +542,13 @@ unsafe extern "C" fn dealloc<T: Native>(o: *mut c::PyObject) {
     unsafe {
         let type_ = c::Py_TYPE(o);
         let class = T::class();
-        if (*type_).tp_finalize.is_some() && c::PyObject_CallFinalizerFromDealloc(o) < 0 {
-            return;
+        let value = o.cast::<u8>().add(class.offset.get()).cast::<T>();
+        if let Some(finalizer) = (*type_).tp_finalize {
+            // A subclass's `__del__` is always called; our own only if it has something to say.
+            let is_ours = class.finalizer.get().is_some_and(|f| ptr::fn_addr_eq(f, finalizer));
+            if !(is_ours && !(*value).needs_finalizer()) && c::PyObject_CallFinalizerFromDealloc(o) < 0 {
+                return;
+            }
         }
         let gc = c::PyType_IS_GC(type_) != 0;
         if gc {
@@ -524,7 +557,7 @@ unsafe extern "C" fn dealloc<T: Native>(o: *mut c::PyObject) {
         if class.weaklist.get() != 0 {
             c::PyObject_ClearWeakRefs(o);
         }
-        ptr::drop_in_place(o.cast::<u8>().add(class.offset.get()).cast::<T>());
+        ptr::drop_in_place(value);
         clear_base(class, o);
         if let Some(free) = (*type_).tp_free {
             free(o.cast());

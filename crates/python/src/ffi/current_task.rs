@@ -4,12 +4,13 @@
 //! thread state behind `_asyncio._swap_current_task`. We publish at each step and withdraw lazily: nothing but native
 //! code runs between the end of a step and the next publication or withdrawal, so nobody can see the difference (D6).
 
+#![cfg(not(Py_3_14))]
+
 use pyo3_ffi as c;
 
 use super::error::{Raised, Res};
 use super::object::Obj;
 
-#[cfg(not(Py_3_14))]
 unsafe extern "C" {
     // Exported by every CPython from 3.10 to 3.13; not declared by pyo3-ffi.
     fn _PyDict_SetItem_KnownHash(
@@ -21,7 +22,6 @@ unsafe extern "C" {
 }
 
 /// `dict[key] = value` without hashing.
-#[cfg(not(Py_3_14))]
 #[inline]
 pub fn set_known_hash(dict: &Obj, key: &Obj, value: &Obj, hash: isize) -> Res<()> {
     // SAFETY: a dict, live objects, and the key's own hash.
@@ -29,7 +29,6 @@ pub fn set_known_hash(dict: &Obj, key: &Obj, value: &Obj, hash: isize) -> Res<()
 }
 
 /// `dict.get(key)`, borrowed.
-#[cfg(not(Py_3_14))]
 pub fn dict_get<'a>(dict: &'a Obj, key: &Obj) -> Option<&'a Obj> {
     // SAFETY: a dict and a live key; a missing key is no error here.
     unsafe {
@@ -39,7 +38,6 @@ pub fn dict_get<'a>(dict: &'a Obj, key: &Obj) -> Option<&'a Obj> {
 }
 
 /// `dict.pop(key, None)`, dropping the value.
-#[cfg(not(Py_3_14))]
 pub fn dict_discard(dict: &Obj, key: &Obj) {
     // SAFETY: a dict and a live key.
     unsafe {

@@ -432,6 +432,28 @@ macro_rules! classarg {
     }};
 }
 
+/// `fn(&Obj me, &Obj) -> Res` as a method with one positional argument that checks `me` itself.
+#[macro_export]
+macro_rules! objarg {
+    ($f:path) => {{
+        unsafe extern "C" fn f(me: *mut pyo3_ffi::PyObject, a: *mut pyo3_ffi::PyObject) -> *mut pyo3_ffi::PyObject {
+            // SAFETY: live objects.
+            $crate::ffi::trampoline::guarded_object(|| unsafe {
+                $f($crate::ffi::trampoline::obj(me), $crate::ffi::trampoline::obj(a))
+            })
+        }
+        $crate::ffi::trampoline::method(f as *mut std::ffi::c_void, pyo3_ffi::METH_O)
+    }};
+}
+
+/// Put a method into `class` whose descriptor accepts every instance of `declared_for`.
+pub fn add_method(class: &Obj, declared_for: &Obj, name: &'static CStr, m: Method, doc: &'static CStr) -> Res<()> {
+    let definition = Box::leak(Box::new(m.definition(name, doc)));
+    // SAFETY: a live type and a definition that is never freed.
+    let descriptor = unsafe { Ref::from_owned(c::PyDescr_NewMethod(declared_for.as_ptr().cast(), definition))? };
+    class.setattr(&*super::intern(name.to_str().unwrap_or_default())?, &descriptor)
+}
+
 /// A definition for `bound`: `fn(&Obj me, &Obj argument) -> Res`.
 pub struct Definition(c::PyMethodDef);
 

@@ -49,6 +49,7 @@ imports! {
     get_event_loop_policy = "asyncio.events"."get_event_loop_policy",
     handle_class = "asyncio.events"."Handle",
     timer_handle_class = "asyncio.events"."TimerHandle",
+    transport_socket_class = "asyncio.trsock"."TransportSocket",
     transport_class = "asyncio.transports"."Transport",
     buffered_protocol_class = "asyncio.protocols"."BufferedProtocol",
     extract_stack = "asyncio.format_helpers"."extract_stack",
@@ -67,6 +68,8 @@ imports! {
     get_frame = "sys"."_getframe",
     generic_alias = "types"."GenericAlias",
     is_generator = "inspect"."isgenerator",
+    socket_class = "socket"."socket",
+    weak_reference = "weakref"."ref",
 }
 
 static IMPORTS: Once<Imports> = Once::new();

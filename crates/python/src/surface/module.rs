@@ -17,9 +17,13 @@ pub fn hexversion() -> i64 {
 /// Fill the module in. A second import (after `del sys.modules[...]`) gets the same classes.
 pub fn execute(module: &Obj) -> Res<()> {
     refuse_subinterpreter()?;
+    let running = index_value(&*import_attr("sys", "hexversion")?)?;
+    if running >> 16 != built_for() {
+        return Err(Raised::new(exc::import_error(), "aioxide: this extension was built for another version of Python"));
+    }
     names::load()?;
     if !HEXVERSION.is_set() {
-        HEXVERSION.set(index_value(&*import_attr("sys", "hexversion")?)?);
+        HEXVERSION.set(running);
         CLASSES.set(build_classes()?);
     }
     let classes = CLASSES.get();
@@ -68,6 +72,24 @@ fn build_classes() -> Res<Classes> {
 /// Where the Rust value of a future or a task begins: behind the larger of the two bases.
 fn future_offset() -> usize {
     names::imports().c_future.instance_size().max(names::imports().c_task.instance_size())
+}
+
+/// Major and minor version that the extension was compiled for, as the upper bytes of `sys.hexversion`.
+const fn built_for() -> i64 {
+    0x0300
+        + if cfg!(Py_3_15) {
+            15
+        } else if cfg!(Py_3_14) {
+            14
+        } else if cfg!(Py_3_13) {
+            13
+        } else if cfg!(Py_3_12) {
+            12
+        } else if cfg!(Py_3_11) {
+            11
+        } else {
+            10
+        }
 }
 
 /// Native classes are made once per process; a second interpreter would share them.

@@ -15,7 +15,8 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    self, AddressFamily, Protocol, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType, sockopt,
+    self, AddressFamily, Protocol, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown,
+    SocketFlags, SocketType, sockopt,
 };
 
 use super::fd::borrow;
@@ -24,10 +25,21 @@ use crate::sys::Address;
 /// `IOV_MAX`: more slices in one call are `EMSGSIZE`.
 pub const MAX_SLICES: usize = 1024;
 
+/// Or-ed to the type given to `socket.socket(..., fileno=fd)`, it tells Python that the descriptor does not block
+/// already.
+pub const NONBLOCK: i32 = SocketFlags::NONBLOCK.bits() as i32;
+
 /// `recv(2)`: the first so many bytes of `buffer` are initialised; zero is the end of the stream.
 #[inline]
 pub fn recv(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     let (_, count) = net::recv(borrow(fd)?, buffer, RecvFlags::empty())?;
+    Ok(count)
+}
+
+/// `recv(2)` into memory that is initialised already.
+#[inline]
+pub fn recv_into(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let (count, _) = net::recv(borrow(fd)?, buffer, RecvFlags::empty())?;
     Ok(count)
 }
 
@@ -42,7 +54,12 @@ pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
 pub fn send_vectored(fd: RawFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     let slices = &slices[..slices.len().min(MAX_SLICES)];
     let mut control = SendAncillaryBuffer::default();
-    Ok(net::sendmsg(borrow(fd)?, slices, &mut control, SendFlags::NOSIGNAL)?)
+    Ok(net::sendmsg(
+        borrow(fd)?,
+        slices,
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?)
 }
 
 /// `shutdown(SHUT_WR)`: what `write_eof` does.
@@ -52,12 +69,27 @@ pub fn shutdown_write(fd: RawFd) -> io::Result<()> {
 
 /// `accept4(SOCK_NONBLOCK | SOCK_CLOEXEC)`
 pub fn accept(fd: RawFd) -> io::Result<OwnedFd> {
-    Ok(net::accept_with(borrow(fd)?, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
+    Ok(net::accept_with(
+        borrow(fd)?,
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+    )?)
+}
+
+/// The same with the peer's address; `None` for a family the core has no word for.
+pub fn accept_from(fd: RawFd) -> io::Result<(OwnedFd, Option<Address>)> {
+    let (accepted, address) =
+        net::acceptfrom_with(borrow(fd)?, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    Ok((
+        accepted,
+        address.and_then(|any| Address::from_sockaddr(any).ok()),
+    ))
 }
 
 /// Takes the pending error (`SO_ERROR`): how a connect in progress has ended.
 pub fn take_error(fd: RawFd) -> io::Result<Option<io::Error>> {
-    Ok(sockopt::socket_error(borrow(fd)?)?.err().map(io::Error::from))
+    Ok(sockopt::socket_error(borrow(fd)?)?
+        .err()
+        .map(io::Error::from))
 }
 
 /// `TCP_NODELAY` on.

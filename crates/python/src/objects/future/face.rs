@@ -5,29 +5,49 @@
 use super::{Callback, Fut, Future, FutureLike, State, waiting};
 use crate::ffi::{Args, ClassBuilder, Context, Inst, Obj, Owned, Raised, Res, exc, int, none, str_of, string};
 use crate::objects::names::imports;
-use crate::{constructor, finalizer, initializer, keywords, name, onearg};
+use crate::ffi::trampoline::add_method;
+use crate::{constructor, finalizer, initializer, keywords, name, objarg};
 
 pub fn result<T: FutureLike>(this: &Inst<T>) -> Res {
     let f = Fut::from_inst(this);
-    f.check_alive()?;
+    check_has_outcome(f)?;
     f.result()
+}
+
+/// A future that was never initialised has no outcome: InvalidStateError here, RuntimeError everywhere else.
+fn check_has_outcome(f: Fut<'_>) -> Res<()> {
+    if f.core.event_loop.is_some() {
+        return Ok(());
+    }
+    Err(Raised::new(&imports().invalid_state_error, "Future object is not initialized."))
 }
 
 pub fn exception<T: FutureLike>(this: &Inst<T>) -> Res {
     let f = Fut::from_inst(this);
-    f.check_alive()?;
+    check_has_outcome(f)?;
     f.exception()
 }
 
-fn set_result(this: &Inst<Future>, value: &Obj) -> Res {
-    let f = Fut::from_inst(this);
+/// The future behind a method that is declared for `_asyncio.Future` (see `build`).
+fn ours(o: &Obj) -> Res<Fut<'_>> {
+    match Fut::of(o) {
+        Some(f) => Ok(f),
+        None => Err(Raised::type_error(&format!(
+            "descriptor of 'aioxide._native.Future' objects doesn't apply to a '{}' object",
+            str_of(&*o.class().getattr(name!("__name__"))?)?
+        ))),
+    }
+}
+
+fn set_result(this: &Obj, value: &Obj) -> Res {
+    let f = ours(this)?;
     f.check_alive()?;
     f.set_result(value.to_ref())?;
     Ok(none().to_ref())
 }
 
-fn set_exception(this: &Inst<Future>, e: &Obj) -> Res {
-    let f = Fut::from_inst(this);
+fn set_exception(this: &Obj, e: &Obj) -> Res {
+    let f = ours(this)?;
     f.check_alive()?;
     f.set_exception(e)?;
     Ok(none().to_ref())
@@ -259,8 +279,12 @@ pub fn build(offset: usize) -> Res {
     .slot(pyo3_ffi::Py_tp_new, constructor!(new))
     .slot(pyo3_ffi::Py_tp_init, initializer!(Future, init))
     .slot(pyo3_ffi::Py_tp_finalize, finalizer!(Future, finalize))
-    .method(c"set_result", onearg!(Future, set_result), c"Finish with a result; InvalidStateError if it is done.")
-    .method(c"set_exception", onearg!(Future, set_exception), c"Finish with an exception, an instance or a class.")
     .method(c"cancel", keywords!(Future, cancel), c"cancel($self, /, msg=None)\n--\n\nCancel; False if it is done.");
-    crate::future_methods!(Future, b).build()
+    let class = crate::future_methods!(Future, b).build()?;
+    // `Future.set_result(task, x)` must work on a Task, as with asyncio's classes; ours cannot derive from one another
+    // (each has storage behind another base), so these two are declared for the base that both have.
+    let base = &imports().c_future;
+    add_method(&class, base, c"set_result", objarg!(set_result), c"Finish with a result; InvalidStateError if it is done.")?;
+    add_method(&class, base, c"set_exception", objarg!(set_exception), c"Finish with an exception, an instance or a class.")?;
+    Ok(class)
 }

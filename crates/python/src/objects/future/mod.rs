@@ -75,6 +75,10 @@ impl Native for Future {
     fn clear(&self) {
         self.0.clear();
     }
+
+    fn needs_finalizer(&self) -> bool {
+        self.0.log_traceback.get()
+    }
 }
 
 /// A class whose value holds a `FutureCore`.
@@ -131,8 +135,11 @@ pub struct Fut<'a> {
 /// How the tasks layer, which lies above, tells us that an object is a Task.
 static TASK_CORE: Once<fn(&Obj) -> Option<&FutureCore>> = Once::new();
 
-pub fn register_task_class(find: fn(&Obj) -> Option<&FutureCore>) {
+static EXACT_TASK_CORE: Once<fn(&Obj) -> Option<&FutureCore>> = Once::new();
+
+pub fn register_task_class(find: fn(&Obj) -> Option<&FutureCore>, find_exact: fn(&Obj) -> Option<&FutureCore>) {
     TASK_CORE.set(find);
+    EXACT_TASK_CORE.set(find_exact);
 }
 
 impl<'a> Fut<'a> {
@@ -146,6 +153,15 @@ impl<'a> Fut<'a> {
             return Some(Fut { obj, core });
         }
         obj.downcast::<Future>().map(|f| Fut { obj, core: &f.0 })
+    }
+
+    /// The object as a Future or a Task of ours and no subclass, which may have overridden anything.
+    #[inline]
+    pub fn of_exact(obj: &'a Obj) -> Option<Fut<'a>> {
+        if FUTURE.is_exact(obj) {
+            return obj.downcast::<Future>().map(|f| Fut { obj, core: &f.0 });
+        }
+        EXACT_TASK_CORE.get()(obj).map(|core| Fut { obj, core })
     }
 
     pub fn from_inst<T: FutureLike>(i: &'a Inst<T>) -> Fut<'a> {

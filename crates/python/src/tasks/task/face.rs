@@ -5,7 +5,7 @@ use std::cell::Cell;
 use super::{Task, registry, step, task_of};
 use crate::ffi::asyncio_layout::TASK;
 use crate::ffi::{
-    Args, ClassBuilder, Context, Inst, Obj, Owned, Raised, Ref, Res, exc, import_attr, int, none, str_of, string,
+    Args, Native, ClassBuilder, Context, Inst, Obj, Owned, Raised, Ref, Res, exc, import_attr, int, none, str_of, string,
 };
 use crate::objects::future::callbacks::{TASK_HOOKS, TaskHooks};
 use crate::objects::future::{default_loop, register_task_class};
@@ -265,7 +265,10 @@ pub fn build(offset: usize) -> Res<Ref> {
     // 3.12 made it public; harmless before.
     let b = b.method(c"get_context", noargs!(Task, get_context), c"The context the coroutine runs in.");
     let class = future_methods!(Task, b).build()?;
-    register_task_class(|o| task_of(o).map(|t| &t.future));
+    register_task_class(
+        |o| task_of(o).map(|t| &t.future),
+        |o| if Task::class().is_exact(o) { task_of(o).map(|t| &t.future) } else { None },
+    );
     TASK_HOOKS.set(TaskHooks {
         wakeup: super::wakeup::wakeup_by_call,
         context: |o| Ok(task_of(o).and_then(|t| t.context()).unwrap_or(none()).to_ref()),

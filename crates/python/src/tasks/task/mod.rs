@@ -59,6 +59,10 @@ impl Native for Task {
         self.future.clear();
         self.waiter.clear();
     }
+
+    fn needs_finalizer(&self) -> bool {
+        self.future.is_pending() || self.future.log_traceback.get() || self.place.get() != registry::Place::Nowhere
+    }
 }
 
 impl FutureLike for Task {

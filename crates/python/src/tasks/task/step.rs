@@ -116,12 +116,12 @@ fn fail(task: &Inst<Task>, raised: Raised) -> Res<()> {
 /// Park the task on what its coroutine yielded.
 #[inline]
 fn park(task: &Inst<Task>, y: Ref) -> Res<()> {
-    if let Some(f) = Fut::of(&y) {
-        return park_on_future(task, f);
-    }
     if y.is_none() {
         // A bare yield (asyncio.sleep(0)): again at the next turn.
         return again(task, None);
+    }
+    if let Some(f) = Fut::of_exact(&y) {
+        return park_on_future(task, f);
     }
     park_on_foreign(task, &y)
 }

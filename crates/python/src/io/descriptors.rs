@@ -1,0 +1,90 @@
+//! Which descriptor a file object means, and which descriptors belong to transports.
+//!
+//! CPython counterpart: `selectors._fileobj_to_fd`, `BaseSelectorEventLoop._transports` and `_ensure_fd_no_transport`.
+//!
+//! A transport is known by weak reference: being listed here must not keep one alive that nobody closes, or its
+//! ResourceWarning would never come. A dead entry stays until its number is used again, so the table is as long as the
+//! largest descriptor at most.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+
+use super::transport::SocketTransport;
+use crate::ffi::{Obj, Raised, Ref, Res, exc, index_value, str_of};
+use crate::name;
+use crate::objects::names::imports;
+
+/// Same as `selectors._fileobj_to_fd`.
+///
+/// # Errors
+/// ValueError for what is no int and has no usable `fileno()`, or for a negative number.
+pub fn descriptor(file: &Obj) -> Res<RawFd> {
+    let fd = number(file)?;
+    if fd < 0 {
+        return Err(Raised::value_error(&format!("Invalid file descriptor: {fd}")));
+    }
+    in_range(fd)
+}
+
+/// The number, negative ones included.
+fn number(file: &Obj) -> Res<i64> {
+    if file.is_long() {
+        return index_value(file);
+    }
+    let asked = file.call_method(name!("fileno"), []).and_then(|fd| index_value(&fd));
+    match asked {
+        Err(raised)
+            if raised.matches(exc::attribute_error())
+                || raised.matches(exc::type_error())
+                || raised.matches(exc::value_error()) =>
+        {
+            raised.forget();
+            Err(Raised::value_error(&format!("Invalid file object: {}", str_of(&*file.repr()?)?)))
+        }
+        other => other,
+    }
+}
+
+fn in_range(fd: i64) -> Res<RawFd> {
+    RawFd::try_from(fd)
+        .map_err(|_| Raised::new(exc::overflow_error(), "signed integer is greater than maximum"))
+}
+
+/// The transports of one loop, by descriptor.
+#[derive(Default)]
+pub struct Transports(RefCell<HashMap<RawFd, Ref>>);
+
+impl Transports {
+    pub fn insert(&self, fd: RawFd, transport: &Obj) -> Res<()> {
+        let weak = imports().weak_reference.call1(transport)?;
+        let old = self.0.borrow_mut().insert(fd, weak);
+        drop(old);
+        Ok(())
+    }
+
+    /// To be called before the descriptor is closed: afterwards the number may be another transport's.
+    pub fn remove(&self, fd: RawFd) {
+        let old = self.0.borrow_mut().remove(&fd);
+        drop(old);
+    }
+
+    /// Same as `_ensure_fd_no_transport`.
+    ///
+    /// # Errors
+    /// RuntimeError if `file` is the descriptor of a transport that is not closing; ValueError for an invalid file object.
+    pub fn ensure_none(&self, file: &Obj) -> Res<()> {
+        let fd = number(file)?;
+        let weak = RawFd::try_from(fd).ok().and_then(|fd| self.0.borrow().get(&fd).cloned());
+        let Some(weak) = weak else { return Ok(()) };
+        let found = weak.call0()?;
+        match found.downcast::<SocketTransport>() {
+            Some(transport) if !transport.is_closing() => Err(Raised::runtime(&format!(
+                "File descriptor {} is used by transport {}",
+                str_of(&*file.repr()?)?,
+                str_of(&*found.repr()?)?
+            ))),
+            _ => Ok(()),
+        }
+    }
+}

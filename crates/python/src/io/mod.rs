@@ -1,0 +1,63 @@
+//! Layer 4: descriptors. The driver (one loop's reactor), transports, and listeners.
+//!
+//! CPython counterpart: `asyncio.selector_events`, less the loop object. Uses `ffi`, `objects` and the core; never `surface`.
+//!
+//! A byte's way: epoll says that a descriptor is readable, [`driver`] puts the transport itself into the ready queue, the
+//! loop calls [`run`], the transport receives and calls the protocol. No Handle, no Python frame but the protocol's own.
+
+mod address;
+mod descriptors;
+pub mod driver;
+mod fork;
+pub mod listener;
+mod protocol;
+pub mod transport;
+
+use crate::ffi::{Obj, Raised, Ref, Res, probe_socket_layout};
+use crate::objects::report;
+use listener::Listener;
+use transport::SocketTransport;
+
+/// Build the classes of this layer.
+pub fn build() -> Res<()> {
+    probe_socket_layout()?;
+    fork::watch_for_forks()?;
+    transport::build()?;
+    listener::build()?;
+    Ok(())
+}
+
+/// Run the continuation `what` of a transport or listener: the body of `Entry::Native`.
+///
+/// # Errors
+/// Only SystemExit and KeyboardInterrupt come out; everything else goes to the exception handler.
+#[inline]
+pub fn run(work: &Obj, what: u32) -> Res<()> {
+    if let Some(transport) = work.downcast::<SocketTransport>() {
+        return transport.run(what);
+    }
+    match work.downcast::<Listener>() {
+        Some(listener) => listener.run(),
+        None => Ok(()),
+    }
+}
+
+/// What a callback of ours left uncaught, reported as `Handle._run` does.
+#[cold]
+fn report_stray(raised: Raised, event_loop: Option<Ref>, me: &Obj, callback: &str) -> Res<()> {
+    let Some(event_loop) = event_loop else {
+        if raised.is_exit() {
+            return Err(raised);
+        }
+        raised.unraisable(me);
+        return Ok(());
+    };
+    let message = || Ok(format!("Exception in callback {callback}"));
+    match report::callback_failed(raised, &event_loop, message, Ok) {
+        Err(raised) if !raised.is_exit() => {
+            raised.unraisable(me);
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}

@@ -1,0 +1,182 @@
+//! The ways a transport ends, all of which lead to `connection_lost`, once, in a later turn.
+//!
+//! CPython counterpart: `close`, `abort`, `_force_close`, `_fatal_error`, `_call_connection_lost`, `__del__`.
+//!
+//! | way          | queued bytes | `connection_lost` gets |
+//! |--------------|--------------|------------------------|
+//! | close()      | are sent     | None                   |
+//! | abort()      | are dropped  | None                   |
+//! | fatal error  | are dropped  | the exception          |
+//! | nobody left  | are dropped  | is not called: ResourceWarning, as in asyncio |
+
+use aioxide_core::reactor::Direction;
+
+use super::SocketTransport;
+use crate::ffi::{Inst, Obj, Raised, Res, exc, none, str_of, string, warn};
+use crate::io::driver::Driver;
+use crate::objects::names::imports;
+use crate::objects::report::Report;
+use crate::objects::scheduler::Scheduler;
+use crate::{kwnames, name};
+
+impl Inst<SocketTransport> {
+    /// Same as `close`.
+    pub(super) fn close(&self) -> Res<()> {
+        if self.closing.replace(true) {
+            return Ok(());
+        }
+        self.stop_reading()?;
+        if self.unsent_bytes() != 0 {
+            return Ok(());
+        }
+        self.conn_lost.set(self.conn_lost.get() + 1);
+        self.stop_writing()?;
+        self.schedule_loss(none())
+    }
+
+    /// Same as `_force_close`: `exception` may be None.
+    pub(super) fn force_close(&self, exception: &Obj) -> Res<()> {
+        if self.conn_lost.get() != 0 {
+            return Ok(());
+        }
+        self.conn_lost.set(1);
+        self.closing.set(true);
+        self.discard();
+        self.stop_writing()?;
+        self.stop_reading()?;
+        self.schedule_loss(exception)
+    }
+
+    /// Same as `_fatal_error`: an OSError is the network's and only logged, anything else is somebody's bug and reported.
+    ///
+    /// # Errors
+    /// SystemExit and KeyboardInterrupt go on as they are.
+    #[cold]
+    pub(super) fn fatal_error(&self, raised: Raised, message: &str) -> Res<()> {
+        if raised.is_exit() {
+            return Err(raised);
+        }
+        self.fail(&raised.take(), message)
+    }
+
+    pub(super) fn fail(&self, exception: &Obj, message: &str) -> Res<()> {
+        let told = self.tell_of(exception, message);
+        self.force_close(exception)?;
+        told
+    }
+
+    fn tell_of(&self, exception: &Obj, message: &str) -> Res<()> {
+        let Some(event_loop) = self.event_loop.get() else { return Ok(()) };
+        if !exception.is_exception_of(exc::os_error()) {
+            return Report::new(message)?
+                .with(name!("exception"), exception)?
+                .with(name!("transport"), self.obj())?
+                .with(name!("protocol"), &self.protocol.object())?
+                .send(&event_loop);
+        }
+        if !self.is_debug() {
+            return Ok(());
+        }
+        let (format, message) = (string("%r: %s")?, string(message)?);
+        imports()
+            .logger
+            .call_method_kw(name!("debug"), [&*format, self.obj(), &*message, exception], kwnames!("exc_info"))
+            .map(drop)
+    }
+
+    fn schedule_loss(&self, exception: &Obj) -> Res<()> {
+        let event_loop = self.event_loop()?;
+        let Some(scheduler) = Scheduler::of(&event_loop) else { return Ok(()) };
+        let callback = self.obj().getattr(name!("_call_connection_lost"))?;
+        self.call_soon(scheduler, &callback, exception)
+    }
+
+    /// Same as `_call_connection_lost`: the protocol's last call, then everything is let go.
+    ///
+    /// # Errors
+    /// What `connection_lost` or the socket's `close` raised, after the rest is done all the same.
+    pub(super) fn lose_connection(&self, exception: &Obj) -> Res<()> {
+        let lost = self.protocol.connection_lost(exception);
+        // A second error must not hide the first, nor keep anything open.
+        let lost = lost.map_err(Raised::take);
+        let ended = self.release();
+        match lost {
+            Ok(()) => ended,
+            Err(first) => {
+                if let Err(second) = ended {
+                    second.forget();
+                }
+                Err(Raised::raise(first))
+            }
+        }
+    }
+
+    /// Close the socket and let go of protocol, loop and server.
+    fn release(&self) -> Res<()> {
+        let closed = self.close_socket();
+        self.protocol.clear();
+        self.inbound.clear();
+        self.write_context.clear();
+        self.event_loop.clear();
+        let detached = match self.server.take() {
+            Some(server) => server.call_method(name!("_detach"), [self.obj()]).map(drop),
+            None => Ok(()),
+        };
+        match closed {
+            Ok(()) => detached,
+            Err(raised) => {
+                let first = raised.take();
+                if let Err(second) = detached {
+                    second.forget();
+                }
+                Err(Raised::raise(first))
+            }
+        }
+    }
+
+    /// The watches go first: epoll cannot be told of a descriptor that is closed.
+    fn close_socket(&self) -> Res<()> {
+        let Some(sock) = self.sock.take() else { return Ok(()) };
+        let unwatched = self.stop_reading().and_then(|()| self.stop_writing());
+        if let Some(event_loop) = self.event_loop.get() {
+            if let Some(driver) = Driver::of(&event_loop) {
+                driver.transports.remove(self.fd.get());
+            }
+        }
+        if let Err(raised) = unwatched {
+            raised.forget();
+        }
+        sock.call_method(name!("close"), []).map(drop)
+    }
+
+    /// `logger.debug(format, self)` in debug mode.
+    #[inline]
+    pub(super) fn log_debug(&self, format: &str) -> Res<()> {
+        if !self.is_debug() {
+            return Ok(());
+        }
+        imports().logger.call_method(name!("debug"), [&*string(format)?, self.obj()]).map(drop)
+    }
+
+    /// Is a direction watched, and is there still a loop to say so?
+    pub(super) fn watches(&self, d: Direction) -> Option<bool> {
+        let event_loop = self.event_loop.get()?;
+        Scheduler::of(&event_loop).filter(|s| !s.closed.get())?;
+        Driver::of(&event_loop).map(|driver| driver.is_watched_by(self.fd.get(), d, self.obj()))
+    }
+}
+
+/// `__del__`: nobody can close it any more.
+pub(super) fn finalize(this: &Inst<SocketTransport>) {
+    if !this.sock.is_some() {
+        return;
+    }
+    let warned = super::face::repr(this)
+        .and_then(|text| str_of(&text))
+        .and_then(|text| warn(exc::resource_warning(), &format!("unclosed transport {text}"), Some(this.obj())));
+    for outcome in [warned, this.release()] {
+        if let Err(raised) = outcome {
+            raised.unraisable(this.obj());
+        }
+    }
+}

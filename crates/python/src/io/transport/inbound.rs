@@ -1,0 +1,205 @@
+//! The reading side: one receive per readiness, then the protocol.
+//!
+//! CPython counterpart: `_read_ready`, `_read_ready__data_received`, `_read_ready__get_buffer`, `_read_ready__on_eof`.
+//!
+//! A small message is received into the loop's buffer and copied into a `bytes` of its size. Once a message was large the
+//! next one is received straight into a `bytes` of about that size, which then shrinks: the copy would cost more than
+//! the allocation. That size stays below malloc's mmap threshold (128 KiB): asyncio's 256 KiB for each read are an mmap, page
+//! faults and a munmap for each read.
+
+use std::cell::Cell;
+use std::io::{self, ErrorKind};
+
+use aioxide_core::reactor::Direction;
+use aioxide_core::sys::socket;
+
+use super::SocketTransport;
+use crate::ffi::{BytesWriter, Context, Inst, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_from, bytes_of};
+use crate::io::driver::Driver;
+
+/// Up to this size a copy is cheaper than a `bytes` that shrinks.
+const SMALL_BYTES: usize = 8 * 1024;
+const LARGEST_BYTES: usize = 128 * 1024 - 128;
+
+/// State of the reading side.
+#[derive(Default)]
+pub(super) struct Inbound {
+    pub(super) paused: Cell<bool>,
+    watched: Cell<bool>,
+    /// Copied where asyncio would make the reader's Handle: at construction, or in `resume_reading`.
+    pub(super) context: Slot,
+    /// Room for the next message; 0 for the loop's buffer.
+    room_bytes: Cell<usize>,
+}
+
+impl Inbound {
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.get()
+    }
+
+    pub(super) fn traverse(&self, visit: &Visit) {
+        visit.slot(&self.context);
+    }
+
+    pub(super) fn clear(&self) {
+        self.context.clear();
+    }
+
+    /// A message of `count` bytes came where there was room for `room`.
+    fn adapt(&self, count: usize, room: usize) {
+        let next = match count {
+            0..=SMALL_BYTES => 0,
+            full if full == room => full * 2,
+            _ => count.next_power_of_two(),
+        };
+        self.room_bytes.set(next.min(LARGEST_BYTES));
+    }
+}
+
+impl SocketTransport {
+    pub(super) fn is_reading(&self) -> bool {
+        !self.closing.get() && !self.inbound.paused.get()
+    }
+
+    /// The next bytes, empty at the end of the stream; None if there are none yet.
+    fn receive(&self, driver: &Driver) -> Res<Option<Ref>> {
+        let fd = self.descriptor();
+        let room = self.inbound.room_bytes.get();
+        if room == 0 {
+            let mut buffer = driver.receive_buffer.borrow_mut();
+            let Some(count) = arrived(socket::recv_into(fd, &mut buffer))? else { return Ok(None) };
+            self.inbound.adapt(count, buffer.len());
+            return bytes_from(&buffer[..count]).map(Some);
+        }
+        let mut writer = BytesWriter::with_capacity(room)?;
+        let Some(count) = arrived(socket::recv(fd, writer.room()))? else { return Ok(None) };
+        self.inbound.adapt(count, room);
+        writer.finish(count).map(Some)
+    }
+}
+
+/// What a receive came to; None: nothing there, the kernel will report again.
+fn arrived(outcome: io::Result<usize>) -> Res<Option<usize>> {
+    match outcome {
+        Ok(count) => Ok(Some(count)),
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
+        Err(e) => Err(Raised::os(&e)),
+    }
+}
+
+impl Inst<SocketTransport> {
+    /// Same as `_add_reader`: does nothing if reading is paused or at an end.
+    pub(super) fn start_reading(&self, context: Ref) -> Res<()> {
+        if !self.is_reading() {
+            return Ok(());
+        }
+        let event_loop = self.event_loop()?;
+        if let Some(driver) = Driver::of(&event_loop) {
+            driver.watch(self.fd.get(), Direction::Read, self.obj())?;
+            self.inbound.watched.set(true);
+        }
+        self.inbound.context.put(context);
+        Ok(())
+    }
+
+    pub(super) fn stop_reading(&self) -> Res<()> {
+        if !self.inbound.watched.replace(false) {
+            return Ok(());
+        }
+        let Some(event_loop) = self.event_loop.get() else { return Ok(()) };
+        Driver::of(&event_loop).map_or(Ok(()), |d| d.unwatch(self.fd.get(), Direction::Read, self.obj()))
+    }
+
+    /// Same as `pause_reading`: idempotent.
+    pub(super) fn pause_reading(&self) -> Res<()> {
+        if !self.is_reading() {
+            return Ok(());
+        }
+        self.inbound.paused.set(true);
+        self.stop_reading()?;
+        self.log_debug("%r pauses reading")
+    }
+
+    /// Same as `resume_reading`: idempotent. What arrives is handed over in the caller's context.
+    pub(super) fn resume_reading(&self) -> Res<()> {
+        if self.closing.get() || !self.inbound.paused.get() {
+            return Ok(());
+        }
+        self.inbound.paused.set(false);
+        self.start_reading(Context::copy_current()?)?;
+        self.log_debug("%r resumes reading")
+    }
+
+    /// The descriptor is readable. The entry may be stale: paused or closed by another entry of the same turn.
+    #[inline]
+    pub(super) fn on_readable(&self) -> Res<()> {
+        if !self.inbound.is_watched() || self.conn_lost.get() != 0 {
+            return Ok(());
+        }
+        let Some(context) = self.inbound.context.get() else { return Ok(()) };
+        Context::run(&context, || if self.protocol.is_buffered() { self.read_into_protocol() } else { self.read_bytes() })
+    }
+
+    fn read_bytes(&self) -> Res<()> {
+        let event_loop = self.event_loop()?;
+        let Some(driver) = Driver::of(&event_loop) else { return Ok(()) };
+        let data = match self.receive(driver) {
+            Ok(Some(data)) => data,
+            Ok(None) => return Ok(()),
+            Err(raised) => return self.fatal_error(raised, "Fatal read error on socket transport"),
+        };
+        if bytes_of(&data).is_some_and(<[u8]>::is_empty) {
+            return self.on_eof();
+        }
+        match self.protocol.data_received(&data) {
+            Ok(()) => Ok(()),
+            Err(raised) => self.fatal_error(raised, "Fatal error: protocol.data_received() call failed."),
+        }
+    }
+
+    fn read_into_protocol(&self) -> Res<()> {
+        let buffer = match self.borrow_buffer() {
+            Ok(buffer) => buffer,
+            Err(raised) => return self.fatal_error(raised, "Fatal error: protocol.get_buffer() call failed."),
+        };
+        // The view goes back before `buffer_updated`, where the protocol may resize its buffer.
+        let received = WriteBuffer::new(&buffer)
+            .and_then(|mut view| arrived(socket::recv(self.descriptor(), view.room())));
+        drop(buffer);
+        let count = match received {
+            Ok(Some(count)) => count,
+            Ok(None) => return Ok(()),
+            Err(raised) => return self.fatal_error(raised, "Fatal read error on socket transport"),
+        };
+        if count == 0 {
+            return self.on_eof();
+        }
+        match self.protocol.buffer_updated(count) {
+            Ok(()) => Ok(()),
+            Err(raised) => self.fatal_error(raised, "Fatal error: protocol.buffer_updated() call failed."),
+        }
+    }
+
+    fn borrow_buffer(&self) -> Res {
+        let buffer = self.protocol.get_buffer()?;
+        // An empty buffer would make `recv` answer 0, which means the end of the stream.
+        if buffer.len()? == 0 {
+            return Err(Raised::runtime("get_buffer() returned an empty buffer"));
+        }
+        Ok(buffer)
+    }
+
+    fn on_eof(&self) -> Res<()> {
+        self.log_debug("%r received EOF")?;
+        let keep_open = match self.protocol.eof_received() {
+            Ok(answer) => answer,
+            Err(raised) => return self.fatal_error(raised, "Fatal error: protocol.eof_received() call failed."),
+        };
+        if keep_open.is_true()? {
+            // The protocol may write on, but there is nothing to read any more, and the kernel would report it for ever.
+            self.stop_reading()
+        } else {
+            self.close()
+        }
+    }
+}

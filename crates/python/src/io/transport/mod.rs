@@ -1,0 +1,268 @@
+//! `SocketTransport`: the transport of a connected stream socket.
+//!
+//! CPython counterpart: `asyncio.selector_events._SelectorSocketTransport`.
+//!
+//! | file         | one idea                                                        |
+//! |--------------|-----------------------------------------------------------------|
+//! | [`inbound`]  | readable: receive, call the protocol                            |
+//! | [`outbound`] | write: send now, queue the rest, send it when writable          |
+//! | [`flow`]     | when the protocol is told to pause writing                      |
+//! | [`close`]    | the ways to end, and `connection_lost` exactly once             |
+//! | [`face`]     | the Python class                                                |
+//!
+//! Invariants:
+//! * The Python socket object owns the descriptor; the transport closes the object, once, after the watches are gone.
+//! * The reader is watched only from START on, while not paused and not closing; the writer exactly while bytes are queued.
+//!   So a reset peer is watched for nothing when reading is paused, and cannot make the loop spin.
+//! * Any call of a protocol method may close, pause or abort: every step looks at the state again after it.
+//! * `conn_lost` counts: 0 while connected; then each write in vain adds one (asyncio warns from the fifth).
+
+mod close;
+mod face;
+mod flow;
+mod inbound;
+mod outbound;
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::RawFd;
+
+use aioxide_core::buffer::{Outbound, Watermarks};
+use aioxide_core::reactor::Direction;
+use aioxide_core::sys::socket;
+
+pub use face::build;
+use inbound::Inbound;
+use outbound::Piece;
+
+use super::address;
+use super::driver::Driver;
+use super::protocol::Protocol;
+use crate::ffi::{
+    Class, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, index_value, none, socket_fd,
+};
+use crate::name;
+use crate::objects::future::{Fut, State};
+use crate::objects::handle::{self, Handle};
+use crate::objects::names::imports;
+use crate::objects::scheduler::{Entry, Scheduler};
+
+/// Continuations of a transport in the ready queue.
+const READ: u32 = Direction::Read as u32;
+const WRITE: u32 = Direction::Write as u32;
+const START: u32 = 2;
+
+const IPPROTO_TCP: i64 = 6;
+
+pub struct SocketTransport {
+    event_loop: Slot,
+    sock: Slot,
+    fd: Cell<RawFd>,
+    server: Slot,
+    /// The dict behind `get_extra_info`.
+    extra: Slot,
+    protocol: Protocol,
+    /// Who waits for `connection_made` to have been called.
+    waiter: Slot,
+    closing: Cell<bool>,
+    conn_lost: Cell<usize>,
+    eof_written: Cell<bool>,
+    inbound: Inbound,
+    queue: RefCell<Outbound<Piece>>,
+    limits: RefCell<Watermarks>,
+    /// The context in which the writer was added.
+    write_context: Slot,
+    writing: Cell<bool>,
+}
+
+static CLASS: Class = Class::new();
+
+impl Native for SocketTransport {
+    fn class() -> &'static Class {
+        &CLASS
+    }
+
+    fn traverse(&self, visit: &Visit) {
+        for slot in [&self.event_loop, &self.sock, &self.server, &self.extra, &self.waiter, &self.write_context] {
+            visit.slot(slot);
+        }
+        self.protocol.traverse(visit);
+        self.inbound.traverse(visit);
+    }
+
+    fn clear(&self) {
+        for slot in [&self.event_loop, &self.sock, &self.server, &self.extra, &self.waiter, &self.write_context] {
+            slot.clear();
+        }
+        self.protocol.clear();
+        self.inbound.clear();
+    }
+}
+
+/// The Python class.
+pub fn class() -> Ref {
+    CLASS.type_object().to_ref()
+}
+
+/// Same as `_SelectorSocketTransport(loop, sock, protocol, waiter, extra, server)`: `connection_made` is called in the next
+/// turn, then reading starts, then `waiter` gets its result.
+///
+/// # Errors
+/// RuntimeError if the socket already has a transport (3.12+), or the loop is closed; what the socket and the server raise.
+pub fn make(
+    event_loop: &Obj,
+    sock: &Obj,
+    protocol: &Obj,
+    waiter: Option<&Obj>,
+    extra: Option<&Obj>,
+    server: Option<&Obj>,
+) -> Res<Owned<SocketTransport>> {
+    let (Some(driver), Some(scheduler)) = (Driver::of(event_loop), Scheduler::of(event_loop)) else {
+        return Err(Raised::type_error("the loop is not an aioxide loop"));
+    };
+    if cfg!(Py_3_12) {
+        driver.transports.ensure_none(sock)?;
+    }
+    let extra = describe(sock, extra)?;
+    let fd = index_value(&*sock.call_method(name!("fileno"), [])?)? as RawFd;
+    let me = Owned::new(SocketTransport {
+        event_loop: Slot::of(event_loop.to_ref()),
+        sock: Slot::of(sock.to_ref()),
+        fd: Cell::new(fd),
+        server: server.map_or_else(Slot::empty, |s| Slot::of(s.to_ref())),
+        extra: Slot::of(extra),
+        protocol: Protocol::default(),
+        waiter: waiter.map_or_else(Slot::empty, |w| Slot::of(w.to_ref())),
+        closing: Cell::new(false),
+        conn_lost: Cell::new(0),
+        eof_written: Cell::new(false),
+        inbound: Inbound::default(),
+        queue: RefCell::new(Outbound::new()),
+        limits: RefCell::new(Watermarks::new()),
+        write_context: Slot::empty(),
+        writing: Cell::new(false),
+    })?;
+    me.protocol.set(protocol)?;
+    if let Some(server) = server {
+        server.call_method(name!("_attach"), [me.obj()])?;
+    }
+    driver.transports.insert(fd, me.obj())?;
+    set_nodelay(sock, fd)?;
+    me.schedule_start(scheduler)?;
+    Ok(me)
+}
+
+/// Fill in what `get_extra_info` knows of every socket. The dict is the caller's own, as in asyncio.
+fn describe(sock: &Obj, extra: Option<&Obj>) -> Res {
+    let extra = match extra {
+        Some(given) => given.to_ref(),
+        None => dict()?,
+    };
+    extra.set_item(name!("socket"), &*imports().transport_socket_class.call1(sock)?)?;
+    extra.set_item(name!("sockname"), &*address::ask(sock, name!("getsockname"))?)?;
+    if !extra.call_method(name!("__contains__"), [name!("peername")])?.is_true()? {
+        extra.set_item(name!("peername"), &*address::ask(sock, name!("getpeername"))?)?;
+    }
+    Ok(extra)
+}
+
+/// Same as `base_events._set_nodelay`: only for a socket that says it is TCP.
+fn set_nodelay(sock: &Obj, fd: RawFd) -> Res<()> {
+    let protocol = sock.getattr(name!("proto"))?;
+    if !protocol.is_long() || index_value(&protocol)? != IPPROTO_TCP {
+        return Ok(());
+    }
+    socket::set_nodelay(fd).map_err(|e| Raised::os(&e))
+}
+
+impl SocketTransport {
+    pub fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// The socket's descriptor as it is now: -1 if somebody has closed the socket object.
+    #[inline]
+    fn descriptor(&self) -> RawFd {
+        match self.sock.get() {
+            Some(sock) => socket_fd(&sock, self.fd.get()),
+            None => -1,
+        }
+    }
+
+    /// The loop.
+    ///
+    /// # Errors
+    /// RuntimeError after `connection_lost`, when the transport has let it go.
+    fn event_loop(&self) -> Res {
+        match self.event_loop.get() {
+            Some(event_loop) => Ok(event_loop),
+            None => Err(Raised::runtime("the transport is closed")),
+        }
+    }
+
+    fn is_debug(&self) -> bool {
+        self.event_loop.get().is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.debug.get()))
+    }
+}
+
+impl Inst<SocketTransport> {
+    /// Run one continuation.
+    ///
+    /// # Errors
+    /// Only SystemExit and KeyboardInterrupt.
+    #[inline]
+    pub fn run(&self, what: u32) -> Res<()> {
+        let (outcome, callback) = match what {
+            READ => (self.on_readable(), "_read_ready()"),
+            WRITE => (self.on_writable(), "_write_ready()"),
+            START => (self.on_start(), "_add_reader()"),
+            _ => return Ok(()),
+        };
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(raised) => super::report_stray(raised, self.event_loop.get(), self.obj(), &format!("SocketTransport.{callback}")),
+        }
+    }
+
+    /// `connection_made`, then reading, then the waiter: adjacent in the queue, so nothing comes between.
+    fn schedule_start(&self, scheduler: &Scheduler) -> Res<()> {
+        let connection_made = self.protocol.object().getattr(name!("connection_made"))?;
+        self.call_soon(scheduler, &connection_made, self.obj())?;
+        self.inbound.context.put(Context::copy_current()?);
+        scheduler.push(Entry::Native(self.obj().to_ref(), START));
+        Ok(())
+    }
+
+    /// `loop.call_soon(callback, argument)`, by way of Python only if somebody has overridden it.
+    fn call_soon(&self, scheduler: &Scheduler, callback: &Obj, argument: &Obj) -> Res<()> {
+        let event_loop = self.event_loop()?;
+        if !scheduler.direct.get() {
+            return event_loop.call_method(name!("call_soon"), [callback, argument]).map(drop);
+        }
+        scheduler.check_submit()?;
+        handle::queue(scheduler, &Handle::new(callback, &[argument], &event_loop, None)?)
+    }
+
+    fn on_start(&self) -> Res<()> {
+        let waiter = self.waiter.take();
+        let context = self.inbound.context.get();
+        let started = match context {
+            Some(context) if !self.inbound.is_watched() => self.start_reading(context),
+            // Resumed from inside connection_made.
+            _ => Ok(()),
+        };
+        if let Err(raised) = started {
+            super::report_stray(raised, self.event_loop.get(), self.obj(), "SocketTransport._add_reader()")?;
+        }
+        waiter.map_or(Ok(()), |w| wake(&w))
+    }
+}
+
+/// Same as `futures._set_result_unless_cancelled(waiter, None)`.
+fn wake(waiter: &Obj) -> Res<()> {
+    match Fut::of(waiter) {
+        Some(future) if future.core.state.get() == State::Cancelled => Ok(()),
+        Some(future) => future.set_result(none().to_ref()),
+        None if waiter.call_method(name!("cancelled"), [])?.is_true()? => Ok(()),
+        None => waiter.call_method(name!("set_result"), [none()]).map(drop),
+    }
+}

@@ -1,0 +1,272 @@
+//! The writing side: send at once if nothing is queued, queue the rest, send it when the kernel has room.
+//!
+//! CPython counterpart: `write`, `writelines`, `write_eof`, `_write_ready` (`_write_sendmsg` from 3.12).
+//!
+//! A `bytes` is queued by reference, it never changes; of anything mutable the unsent rest is copied, so the caller may
+//! reuse its buffer (asyncio keeps a view of it from 3.12 on). Whoever calls out has let go of views and borrows.
+
+use std::io::{self, ErrorKind, IoSlice};
+
+use aioxide_core::buffer::Chunk;
+use aioxide_core::reactor::Direction;
+use aioxide_core::sys::socket;
+
+use super::SocketTransport;
+use crate::ffi::{
+    Context, Inst, Obj, Raised, ReadBuffer, Ref, Res, bytes_from, bytes_of, import_attr, is_bytes_like, none, str_of, string,
+};
+use crate::io::driver::Driver;
+use crate::name;
+use crate::objects::names::imports;
+
+/// `constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
+const WARN_FROM_WRITE: usize = 5;
+
+/// Chunks that one send gathers without an allocation.
+const FEW_SLICES: usize = 64;
+
+const SEND_FAILED: &str = "Fatal write error on socket transport";
+
+/// A `bytes` on its way out.
+pub(super) struct Piece(Ref);
+
+impl Chunk for Piece {
+    fn as_bytes(&self) -> &[u8] {
+        bytes_of(&self.0).unwrap_or_default()
+    }
+}
+
+/// How many bytes went; none if the kernel has no room.
+fn sent(outcome: io::Result<usize>) -> io::Result<usize> {
+    match outcome {
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
+        other => other,
+    }
+}
+
+impl SocketTransport {
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.queue.borrow().len()
+    }
+
+    /// Drop what is queued.
+    pub(super) fn discard(&self) {
+        let dropped = self.queue.borrow_mut().clear();
+        drop(dropped);
+    }
+
+    /// One `sendmsg` of what is queued.
+    fn send_queued(&self) -> io::Result<usize> {
+        let fd = self.descriptor();
+        let queue = self.queue.borrow();
+        let mut slices = [IoSlice::new(&[]); FEW_SLICES];
+        let n = queue.slices(&mut slices);
+        if n < FEW_SLICES {
+            return sent(socket::send_vectored(fd, &slices[..n]));
+        }
+        let mut slices = vec![IoSlice::new(&[]); socket::MAX_SLICES];
+        let n = queue.slices(&mut slices);
+        sent(socket::send_vectored(fd, &slices[..n]))
+    }
+
+    /// After the end of the connection a write is counted, and warned of from the fifth, never raised.
+    fn is_lost(&self) -> Res<bool> {
+        let lost = self.conn_lost.get();
+        if lost == 0 {
+            return Ok(false);
+        }
+        self.conn_lost.set(lost + 1);
+        if lost >= WARN_FROM_WRITE {
+            imports().logger.call_method(name!("warning"), [&*string("socket.send() raised exception.")?])?;
+        }
+        Ok(true)
+    }
+}
+
+impl Inst<SocketTransport> {
+    /// Same as `_add_writer`: what happens when there is room again runs in the writer's context.
+    fn start_writing(&self) -> Res<()> {
+        let event_loop = self.event_loop()?;
+        if let Some(driver) = Driver::of(&event_loop) {
+            driver.watch(self.fd.get(), Direction::Write, self.obj())?;
+            self.writing.set(true);
+        }
+        self.write_context.put(Context::copy_current()?);
+        Ok(())
+    }
+
+    pub(super) fn stop_writing(&self) -> Res<()> {
+        if !self.writing.replace(false) {
+            return Ok(());
+        }
+        let Some(event_loop) = self.event_loop.get() else { return Ok(()) };
+        Driver::of(&event_loop).map_or(Ok(()), |d| d.unwatch(self.fd.get(), Direction::Write, self.obj()))
+    }
+
+    /// Same as `write`.
+    ///
+    /// # Errors
+    /// TypeError for what is not bytes, bytearray or memoryview; RuntimeError after `write_eof`. An error of the send goes to
+    /// `connection_lost`, not to the caller.
+    #[inline]
+    pub(super) fn write(&self, data: &Obj) -> Res<()> {
+        if !is_bytes_like(data) {
+            return Err(not_bytes(data));
+        }
+        if self.eof_written.get() {
+            return Err(Raised::runtime("Cannot call write() after write_eof()"));
+        }
+        let view;
+        let kept = bytes_of(data);
+        let bytes = match kept {
+            Some(bytes) => bytes,
+            None => match ReadBuffer::new(data) {
+                Ok(buffer) => {
+                    view = buffer;
+                    view.as_slice()
+                }
+                // A view that is not contiguous: `socket.send` refuses it.
+                Err(raised) => return self.fatal_error(raised, SEND_FAILED),
+            },
+        };
+        if bytes.is_empty() || self.is_lost()? {
+            return Ok(());
+        }
+        let mut done = 0;
+        if self.queue.borrow().is_empty() {
+            done = match sent(socket::send(self.descriptor(), bytes)) {
+                Ok(done) if done == bytes.len() => return Ok(()),
+                Ok(done) => done,
+                Err(e) => return self.fatal_error(Raised::os(&e), SEND_FAILED),
+            };
+            self.start_writing()?;
+        }
+        let piece = match kept {
+            Some(_) => Piece(data.to_ref()),
+            None => Piece(bytes_from(&bytes[std::mem::take(&mut done)..])?),
+        };
+        if done > 0 {
+            self.queue.borrow_mut().push_rest(piece, done);
+        } else {
+            self.queue.borrow_mut().push(piece);
+        }
+        self.maybe_pause_protocol()
+    }
+
+    /// Same as `writelines`: joined and written up to 3.11, one `sendmsg` of everything queued from 3.12.
+    pub(super) fn write_lines(&self, lines: &Obj) -> Res<()> {
+        if !cfg!(Py_3_12) {
+            let all = bytes_from(b"")?.call_method(name!("join"), [lines])?;
+            return self.write(&all);
+        }
+        if self.eof_written.get() {
+            return Err(Raised::runtime("Cannot call writelines() after write_eof()"));
+        }
+        if !lines.is_true()? || self.is_lost()? {
+            return Ok(());
+        }
+        // All are looked at before one is queued: the list may fail in the middle.
+        let mut pieces = Vec::new();
+        let lines = lines.iter()?;
+        while let Some(line) = lines.next()? {
+            let piece = to_piece(line)?;
+            // An empty chunk could never be seen to be sent.
+            if !piece.as_bytes().is_empty() {
+                pieces.push(piece);
+            }
+        }
+        // The iterator is user code, and may have closed us.
+        if self.conn_lost.get() != 0 {
+            return Ok(());
+        }
+        {
+            let mut queue = self.queue.borrow_mut();
+            pieces.into_iter().for_each(|piece| queue.push(piece));
+        }
+        if self.unsent_bytes() == 0 {
+            return Ok(());
+        }
+        self.flush()?;
+        if self.unsent_bytes() == 0 || self.conn_lost.get() != 0 {
+            return Ok(());
+        }
+        self.start_writing()?;
+        self.maybe_pause_protocol()
+    }
+
+    /// Same as `write_eof`: the sending half is shut down when everything queued is sent.
+    pub(super) fn write_eof(&self) -> Res<()> {
+        if self.closing.get() || self.eof_written.replace(true) || self.unsent_bytes() != 0 {
+            return Ok(());
+        }
+        self.shut_down()
+    }
+
+    fn shut_down(&self) -> Res<()> {
+        socket::shutdown_write(self.descriptor()).map_err(|e| Raised::os(&e))
+    }
+
+    /// The descriptor is writable. The entry may be stale: aborted by another entry of the same turn.
+    pub(super) fn on_writable(&self) -> Res<()> {
+        if !self.writing.get() || self.conn_lost.get() != 0 {
+            return Ok(());
+        }
+        let Some(context) = self.write_context.get() else { return Ok(()) };
+        Context::run(&context, || self.flush())
+    }
+
+    /// Same as `_write_sendmsg`.
+    fn flush(&self) -> Res<()> {
+        match self.send_queued() {
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                let done = self.queue.borrow_mut().advance(count);
+                drop(done);
+            }
+            Err(e) => {
+                self.stop_writing()?;
+                self.discard();
+                return self.fatal_error(Raised::os(&e), SEND_FAILED);
+            }
+        }
+        // The protocol may write again, close or abort in there.
+        self.maybe_resume_protocol()?;
+        if self.unsent_bytes() != 0 {
+            return Ok(());
+        }
+        self.stop_writing()?;
+        if self.closing.get() && self.conn_lost.get() == 0 {
+            // close() waited for this; `connection_lost` comes once, so the count goes up first (gh-156512).
+            self.conn_lost.set(1);
+            self.lose_connection(none())
+        } else if self.eof_written.get() && self.conn_lost.get() == 0 {
+            self.shut_down()
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn to_piece(line: Ref) -> Res<Piece> {
+    if line.is_bytes() {
+        return Ok(Piece(line));
+    }
+    match ReadBuffer::new(&line) {
+        Ok(view) => bytes_from(view.as_slice()).map(Piece),
+        Err(raised) => {
+            // The text that asyncio's `memoryview(data)` has.
+            raised.forget();
+            import_attr("builtins", "memoryview")?.call1(&line)?.call_method(name!("tobytes"), []).map(Piece)
+        }
+    }
+}
+
+#[cold]
+fn not_bytes(data: &Obj) -> Raised {
+    let name = data.class().getattr(name!("__name__")).and_then(|n| n.repr()).and_then(|n| str_of(&n));
+    let wanted = if cfg!(Py_3_14) { "bytes, bytearray, or memoryview object" } else { "bytes-like object" };
+    match name {
+        Ok(name) => Raised::type_error(&format!("data argument must be a {wanted}, not {name}")),
+        Err(raised) => raised,
+    }
+}

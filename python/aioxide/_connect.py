@@ -1,0 +1,286 @@
+"""Connections: `create_connection` and `connect_accepted_socket`.
+
+Counterpart: the methods of `asyncio.BaseEventLoop` of these names. A socket that was made here or
+handed over is closed on every way out that gives no transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import socket
+import sys
+from asyncio import base_events
+from asyncio.log import logger
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ._not_yet import TLS, not_yet
+from ._part import LoopPart, stdlib_mentions
+from ._race import race
+from ._resolve import interleave as interleave_families
+from ._sock import check_ssl_socket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._part import AddressInfo, ProtocolFactory
+
+__all__ = [
+    "Connecting",
+    "bind_error",
+    "check_stream_socket",
+    "check_tls_timeouts",
+    "refuse_keyword",
+]
+
+#: Since some 3.12 the text of a failed bind(2) has the error number too.
+_BIND_ERROR_IS_WHOLE = not stdlib_mentions(
+    getattr(base_events.BaseEventLoop, "_connect_sock", None), "strerror"
+)
+
+
+def bind_error(error: OSError, address: Any) -> OSError:
+    """The error of a failed bind(2), with asyncio's text."""
+    reason = str(error) if _BIND_ERROR_IS_WHOLE else str(error.strerror)
+    return OSError(
+        error.errno, f"error while attempting to bind on address {address!r}: {reason.lower()}"
+    )
+
+
+def check_stream_socket(sock: socket.socket) -> None:
+    """ValueError unless the socket is a stream; AF_UNIX will do too."""
+    if sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"A Stream Socket was expected, got {sock!r}")
+
+
+def check_tls_timeouts(has_tls: bool, handshake: float | None, shutdown: float | None) -> None:
+    """ValueError for a TLS timeout without TLS."""
+    if handshake is not None and not has_tls:
+        raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
+    if shutdown is not None and not has_tls:
+        raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
+
+
+def refuse_keyword(method: str, name: str, value: object, since: tuple[int, int]) -> None:
+    """TypeError for a keyword that this Python version's method does not have."""
+    if value and sys.version_info < since:
+        raise TypeError(f"{method}() got an unexpected keyword argument {name!r}")
+
+
+class Connecting(LoopPart):
+    """The part of the loop that makes transports of sockets."""
+
+    async def create_connection(  # type: ignore[override]
+        self,
+        protocol_factory: ProtocolFactory,
+        host: str | None = None,
+        port: str | int | None = None,
+        *,
+        ssl: Any = None,
+        family: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+        sock: socket.socket | None = None,
+        local_addr: tuple[str, int] | None = None,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        happy_eyeballs_delay: float | None = None,
+        interleave: int | None = None,
+        all_errors: bool = False,
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        """Connect to a TCP server, or make a transport of a connected stream socket.
+
+        Same as `loop.create_connection` (`ssl_shutdown_timeout` is of 3.11, `all_errors` of 3.12).
+        `happy_eyeballs_delay` is in seconds, RFC 8305 recommends 0.25; without it the addresses are
+        tried one after the other. Raises OSError when none connects, ValueError for arguments that
+        exclude each other. Cancelling closes the socket.
+        """
+        name = "EventLoop.create_connection"
+        refuse_keyword(name, "ssl_shutdown_timeout", ssl_shutdown_timeout is not None, (3, 11))
+        refuse_keyword(name, "all_errors", all_errors, (3, 12))
+        if server_hostname is not None and not ssl:
+            raise ValueError("server_hostname is only meaningful with ssl")
+        if server_hostname is None and ssl and not host:
+            raise ValueError("You must set server_hostname when using ssl without a host")
+        check_tls_timeouts(bool(ssl), ssl_handshake_timeout, ssl_shutdown_timeout)
+        check_ssl_socket(sock)
+        if host is None and port is None:
+            if sock is None:
+                raise ValueError("host and port was not specified and no sock specified")
+            check_stream_socket(sock)
+        elif sock is not None:
+            raise ValueError("host/port and sock can not be specified at the same time")
+        if ssl:
+            raise not_yet(TLS)
+        if sock is None:
+            if happy_eyeballs_delay is not None and interleave is None:
+                interleave = 1
+            resolve = partial(
+                self._resolve_stream, family=family, proto=proto, flags=flags
+            )
+            infos = await resolve((host, port))
+            local_infos = None if local_addr is None else await resolve(local_addr)
+            if interleave:
+                infos = interleave_families(infos, interleave)
+            sock = await self._connect_any(infos, local_infos, happy_eyeballs_delay, all_errors)
+        transport, protocol = await self._create_connection_transport(sock, protocol_factory)
+        if self._debug:
+            logger.debug(
+                "%r connected to %s:%r: (%r, %r)",
+                transport.get_extra_info("socket"),
+                host,
+                port,
+                transport,
+                protocol,
+            )
+        return transport, protocol
+
+    async def connect_accepted_socket(  # type: ignore[override]
+        self,
+        protocol_factory: ProtocolFactory,
+        sock: socket.socket,
+        *,
+        ssl: Any = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        """Make a transport of a connection that was accepted elsewhere.
+
+        Same as `loop.connect_accepted_socket` (`ssl_shutdown_timeout` is of 3.11). The socket is
+        the transport's from here on.
+        """
+        name = "EventLoop.connect_accepted_socket"
+        refuse_keyword(name, "ssl_shutdown_timeout", ssl_shutdown_timeout is not None, (3, 11))
+        check_stream_socket(sock)
+        check_tls_timeouts(bool(ssl), ssl_handshake_timeout, ssl_shutdown_timeout)
+        check_ssl_socket(sock)
+        if ssl:
+            raise not_yet(TLS)
+        transport, protocol = await self._create_connection_transport(sock, protocol_factory)
+        if self._debug:
+            logger.debug(
+                "%r handled: (%r, %r)", transport.get_extra_info("socket"), transport, protocol
+            )
+        return transport, protocol
+
+    async def _create_connection_transport(
+        self, sock: socket.socket, protocol_factory: ProtocolFactory
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        """Hand a connected socket to a new transport and wait for `connection_made`."""
+        # From 3.15 on all callbacks of a transport run in one copy of the caller's context.
+        context: dict[str, Any] = {}
+        if sys.version_info >= (3, 15):
+            context["context"] = contextvars.copy_context()
+        try:
+            sock.setblocking(False)
+            protocol = protocol_factory()
+            waiter: asyncio.Future[None] = self.create_future()
+            transport = self._make_socket_transport(sock, protocol, waiter, **context)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            raise
+        return transport, protocol
+
+    async def _resolve_stream(
+        self, address: tuple[Any, ...], *, family: int, proto: int, flags: int
+    ) -> Iterable[AddressInfo]:
+        infos = await self._ensure_resolved(
+            address,
+            family=family,
+            type=socket.SOCK_STREAM,
+            proto=proto,
+            flags=flags,
+            loop=self,
+        )
+        if not infos:
+            raise OSError("getaddrinfo() returned empty list")
+        return infos
+
+    async def _connect_any(
+        self,
+        infos: Iterable[AddressInfo],
+        local_infos: Iterable[AddressInfo] | None,
+        delay: float | None,
+        all_errors: bool,
+    ) -> socket.socket:
+        """A socket connected to one of the addresses. Raises an OSError that tells of all."""
+        errors: list[list[OSError]] = []  # by attempt
+        attempts = [partial(self._connect_sock, errors, info, local_infos) for info in infos]
+        try:
+            if delay is not None:
+                sock = await race(self, attempts, delay)
+                if sock is not None:
+                    return sock
+            else:
+                for attempt in attempts:
+                    with contextlib.suppress(OSError):
+                        return await attempt()
+            raise _connect_error([error for some in errors for error in some], all_errors)
+        finally:
+            # The errors' tracebacks hold this frame.
+            del errors, attempts
+
+    async def _connect_sock(
+        self,
+        errors: list[list[OSError]],
+        info: AddressInfo,
+        local_infos: Iterable[AddressInfo] | None = None,
+    ) -> socket.socket:
+        """Create, bind and connect one socket. What fails is listed and raised."""
+        mine: list[OSError] = []
+        errors.append(mine)
+        family, type_, proto, _, address = info
+        sock = None
+        try:
+            sock = socket.socket(family=family, type=type_, proto=proto)
+            sock.setblocking(False)
+            if local_infos is not None:
+                _bind_to_one(sock, family, local_infos, mine)
+            await self.sock_connect(sock, address)
+            return sock
+        except BaseException as error:
+            if isinstance(error, OSError):
+                mine.append(error)
+            if sock is not None:
+                with contextlib.suppress(OSError):  # the first error counts
+                    sock.close()
+            raise
+        finally:
+            del errors, mine
+
+
+def _bind_to_one(
+    sock: socket.socket, family: int, local_infos: Iterable[AddressInfo], errors: list[OSError]
+) -> None:
+    """Bind to the first local address that works; errors on the way are listed."""
+    for local_family, _, _, _, address in local_infos:
+        if local_family != family:
+            continue
+        try:
+            sock.bind(address)
+            return
+        except OSError as error:
+            errors.append(bind_error(error, address))
+    if errors:
+        raise errors.pop()
+    raise OSError(f"no matching local address with {family=} found")
+
+
+def _connect_error(errors: list[OSError], all_errors: bool) -> Exception:
+    """One exception for all that went wrong."""
+    if not errors:  # every attempt was cancelled by somebody else
+        return TimeoutError("create_connection failed")
+    if sys.version_info >= (3, 11) and all_errors:
+        return ExceptionGroup("create_connection failed", errors)
+    texts = [str(error) for error in errors]
+    if texts.count(texts[0]) == len(texts):
+        return errors[0]
+    return OSError("Multiple exceptions: {}".format(", ".join(texts)))
