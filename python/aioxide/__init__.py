@@ -20,6 +20,9 @@ from ._runners import Runner, run
 
 if _typing.TYPE_CHECKING or _sys.platform == "linux":
     from ._native import Future, Handle, Task, TimerHandle, __version__
+    from ._tasks import show_native_tasks as _show_native_tasks
+
+    _show_native_tasks()
 else:
     from importlib import metadata as _metadata
 

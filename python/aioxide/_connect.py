@@ -44,9 +44,7 @@ _BIND_ERROR_IS_WHOLE = not stdlib_mentions(
 def bind_error(error: OSError, address: Any) -> OSError:
     """The error of a failed bind(2), with asyncio's text."""
     reason = str(error) if _BIND_ERROR_IS_WHOLE else str(error.strerror)
-    return OSError(
-        error.errno, f"error while attempting to bind on address {address!r}: {reason.lower()}"
-    )
+    return OSError(error.errno, f"error while attempting to bind on address {address!r}: {reason.lower()}")
 
 
 def check_stream_socket(sock: socket.socket) -> None:
@@ -101,10 +99,7 @@ class Connecting(LoopPart):
         name = "EventLoop.create_connection"
         refuse_keyword(name, "ssl_shutdown_timeout", ssl_shutdown_timeout is not None, (3, 11))
         refuse_keyword(name, "all_errors", all_errors, (3, 12))
-        if server_hostname is not None and not ssl:
-            raise ValueError("server_hostname is only meaningful with ssl")
-        if server_hostname is None and ssl and not host:
-            raise ValueError("You must set server_hostname when using ssl without a host")
+        _check_server_hostname(ssl, host, server_hostname)
         check_tls_timeouts(bool(ssl), ssl_handshake_timeout, ssl_shutdown_timeout)
         check_ssl_socket(sock)
         if host is None and port is None:
@@ -118,9 +113,7 @@ class Connecting(LoopPart):
         if sock is None:
             if happy_eyeballs_delay is not None and interleave is None:
                 interleave = 1
-            resolve = partial(
-                self._resolve_stream, family=family, proto=proto, flags=flags
-            )
+            resolve = partial(self._resolve_stream, family=family, proto=proto, flags=flags)
             infos = await resolve((host, port))
             local_infos = None if local_addr is None else await resolve(local_addr)
             if interleave:
@@ -161,9 +154,7 @@ class Connecting(LoopPart):
             raise not_yet(TLS)
         transport, protocol = await self._create_connection_transport(sock, protocol_factory)
         if self._debug:
-            logger.debug(
-                "%r handled: (%r, %r)", transport.get_extra_info("socket"), transport, protocol
-            )
+            logger.debug("%r handled: (%r, %r)", transport.get_extra_info("socket"), transport, protocol)
         return transport, protocol
 
     async def _create_connection_transport(
@@ -213,20 +204,22 @@ class Connecting(LoopPart):
     ) -> socket.socket:
         """A socket connected to one of the addresses. Raises an OSError that tells of all."""
         errors: list[list[OSError]] = []  # by attempt
-        attempts = [partial(self._connect_sock, errors, info, local_infos) for info in infos]
         try:
             if delay is not None:
-                sock = await race(self, attempts, delay)
+                sock = await race(
+                    self,
+                    (partial(self._connect_sock, errors, info, local_infos) for info in infos),
+                    delay,
+                )
                 if sock is not None:
                     return sock
             else:
-                for attempt in attempts:
+                for info in infos:
                     with contextlib.suppress(OSError):
-                        return await attempt()
+                        return await self._connect_sock(errors, info, local_infos)
             raise _connect_error([error for some in errors for error in some], all_errors)
         finally:
-            # The errors' tracebacks hold this frame.
-            del errors, attempts
+            del errors  # their tracebacks hold this frame
 
     async def _connect_sock(
         self,
@@ -257,6 +250,13 @@ class Connecting(LoopPart):
             del errors, mine
 
 
+def _check_server_hostname(ssl: Any, host: str | None, server_hostname: str | None) -> None:
+    if server_hostname is not None and not ssl:
+        raise ValueError("server_hostname is only meaningful with ssl")
+    if server_hostname is None and ssl and not host:
+        raise ValueError("You must set server_hostname when using ssl without a host")
+
+
 def _bind_to_one(
     sock: socket.socket, family: int, local_infos: Iterable[AddressInfo], errors: list[OSError]
 ) -> None:
@@ -279,7 +279,7 @@ def _connect_error(errors: list[OSError], all_errors: bool) -> Exception:
     if not errors:  # every attempt was cancelled by somebody else
         return TimeoutError("create_connection failed")
     if sys.version_info >= (3, 11) and all_errors:
-        return ExceptionGroup("create_connection failed", errors)
+        return ExceptionGroup("create_connection failed", errors)  # noqa: F821
     texts = [str(error) for error in errors]
     if texts.count(texts[0]) == len(texts):
         return errors[0]

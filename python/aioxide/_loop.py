@@ -13,7 +13,7 @@ import warnings
 from asyncio import constants, coroutines
 
 # anyio recognises the root task by this very function among its callbacks.
-from asyncio.base_events import _run_until_complete_cb
+from asyncio.base_events import _run_until_complete_cb  # type: ignore[attr-defined]
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
@@ -24,7 +24,7 @@ from ._executor import Executors
 from ._not_yet import NotYet
 from ._reports import Reports
 from ._resolve import Resolving
-from ._server import Serving
+from ._serve import Serving
 from ._sock import Sockets
 
 if TYPE_CHECKING:
@@ -35,12 +35,10 @@ __all__ = ["EventLoop"]
 _T = TypeVar("_T")
 
 # 3.14 deprecates the public name, which warns.
-_is_coroutine_function = getattr(
-    coroutines, "_iscoroutinefunction", None
-) or coroutines.iscoroutinefunction
+_is_coroutine_function = getattr(coroutines, "_iscoroutinefunction", None) or coroutines.iscoroutinefunction
 
 
-class EventLoop(
+class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     _native.Loop,
     Executors,
     Resolving,
@@ -67,7 +65,7 @@ class EventLoop(
         self._asyncgens_shutdown_called = False
         self._coroutine_origin_depth: int | None = None
         self._signal_handlers = {}
-        self.set_debug(coroutines._is_debug_mode())
+        self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
         return (
@@ -93,7 +91,7 @@ class EventLoop(
         self._check_closed()
         self._check_running()
         is_new = not asyncio.isfuture(future)
-        waited: Any = asyncio.ensure_future(future, loop=self)
+        waited: Any = asyncio.ensure_future(future, loop=self)  # type: ignore[arg-type]
         if is_new:
             # Who stops the loop early gets an exception; a report would say it twice.
             waited._log_destroy_pending = False
@@ -129,12 +127,6 @@ class EventLoop(
         if executor is not None:
             executor.shutdown(wait=False)
 
-    def _check_running(self) -> None:
-        if self.is_running():
-            raise RuntimeError("This event loop is already running")
-        if asyncio._get_running_loop() is not None:
-            raise RuntimeError("Cannot run the event loop while another loop is running")
-
     # Asynchronous generators.
 
     async def shutdown_asyncgens(self) -> None:
@@ -144,9 +136,7 @@ class EventLoop(
         if not closing:
             return
         self._asyncgens.clear()
-        results = await asyncio.gather(
-            *(generator.aclose() for generator in closing), return_exceptions=True
-        )
+        results = await asyncio.gather(*(generator.aclose() for generator in closing), return_exceptions=True)
         for generator, result in zip(closing, results):
             if isinstance(result, Exception):
                 self.call_exception_handler(
@@ -162,9 +152,9 @@ class EventLoop(
         """The native run installs it by `sys.set_asyncgen_hooks`."""
         if self._asyncgens_shutdown_called:
             warnings.warn(
-                f"asynchronous generator {generator!r} was scheduled after "
-                "loop.shutdown_asyncgens() call",
+                f"asynchronous generator {generator!r} was scheduled after loop.shutdown_asyncgens() call",
                 ResourceWarning,
+                stacklevel=1,
                 source=self,
             )
         self._asyncgens.add(generator)

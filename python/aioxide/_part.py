@@ -37,20 +37,16 @@ def stdlib_mentions(function: object, name: str) -> bool:
 class LoopPart(asyncio.AbstractEventLoop):
     """Base of the parts of `EventLoop`."""
 
-    #: Of the native loop: the handle that runs, in debug mode only.
-    _current_handle: asyncio.Handle | None = None
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """For timer handles that somebody else made; ours know their loop's heap."""
-
     if TYPE_CHECKING:
         # Of the native loop.
         _debug: bool
+        #: The handle that runs; in debug mode only.
+        _current_handle: asyncio.Handle | None
         _thread_id: int | None
 
         def _check_closed(self) -> None: ...
+        def _check_running(self) -> None: ...
         def _close(self) -> None: ...
-        def _ensure_fd_no_transport(self, fd: int) -> None: ...
         def _add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> Any: ...
         def _add_writer(self, fd: int, callback: Callable[..., object], *args: Any) -> Any: ...
         def _remove_reader(self, fd: int) -> bool: ...

@@ -112,14 +112,17 @@ class Reports(LoopPart):
 def _run_in_its_context(
     context: dict[str, Any], handler: Callable[..., object], loop: asyncio.AbstractEventLoop
 ) -> None:
-    if sys.version_info >= (3, 12):
-        for key in ("task", "future", "handle"):
-            subject = context.get(key)
-            if subject is not None:
-                get_context = getattr(subject, "get_context", None)
-                own = None if get_context is None else get_context()
-                if hasattr(own, "run"):
-                    own.run(handler, loop, context)
-                    return
-                break
-    handler(loop, context)
+    own: Any = _context_of(context) if sys.version_info >= (3, 12) else None
+    if hasattr(own, "run"):
+        own.run(handler, loop, context)
+    else:
+        handler(loop, context)
+
+
+def _context_of(context: dict[str, Any]) -> Any:
+    """The contextvars context of what the report is about, if it has one."""
+    for key in ("task", "future", "handle"):
+        subject = context.get(key)
+        if subject is not None:
+            return subject.get_context() if hasattr(subject, "get_context") else None
+    return None

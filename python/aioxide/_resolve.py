@@ -43,9 +43,7 @@ class Resolving(LoopPart):
         """Name an address in a thread. Same as `loop.getnameinfo`; raises `socket.gaierror`."""
         return await self.run_in_executor(None, socket.getnameinfo, sockaddr, flags)
 
-    def _getaddrinfo_debug(
-        self, host: Any, port: Any, family: int, type: int, proto: int, flags: int
-    ) -> Any:
+    def _getaddrinfo_debug(self, host: Any, port: Any, family: int, type: int, proto: int, flags: int) -> Any:
         """`socket.getaddrinfo`, logged with the time it took. In a thread."""
         asked = [f"{host}:{port!r}"]
         options = {"family": family, "type": type, "proto": proto, "flags": flags}
@@ -77,9 +75,7 @@ class Resolving(LoopPart):
         known = literal_address(host, port, family, type, proto, *address[2:])
         if known is not None:
             return [known]
-        return await loop.getaddrinfo(  # type: ignore[return-value]
-            host, port, family=family, type=type, proto=proto, flags=flags
-        )
+        return await loop.getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
 
 #: Protocols that a numeric address of each type may be asked for with, and what comes back.

@@ -130,9 +130,7 @@ class Sockets(LoopPart):
                 except _NOT_READY:
                     await self._until_readable(sock)
 
-        async def sock_recvfrom_into(
-            self, sock: socket.socket, buf: Any, nbytes: int = 0
-        ) -> tuple[int, Any]:
+        async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
             """Receive one datagram into a buffer. Same as `loop.sock_recvfrom_into`."""
             self._check_socket(sock)
             if not nbytes:
@@ -159,7 +157,8 @@ class Sockets(LoopPart):
 
     async def _until_readable(self, sock: socket.socket) -> None:
         fd = sock.fileno()
-        self._ensure_fd_no_transport(fd)
+        # RuntimeError if a transport uses it; another watcher would be replaced anyway.
+        self.remove_reader(fd)
         waiter: asyncio.Future[None] = self.create_future()
         watcher = self._add_reader(fd, _wake, waiter)
         try:
@@ -171,7 +170,7 @@ class Sockets(LoopPart):
 
     async def _until_writable(self, sock: socket.socket) -> None:
         fd = sock.fileno()
-        self._ensure_fd_no_transport(fd)
+        self.remove_writer(fd)  # as above
         waiter: asyncio.Future[None] = self.create_future()
         watcher = self._add_writer(fd, _wake, waiter)
         try:

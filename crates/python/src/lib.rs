@@ -4,7 +4,6 @@
 //! [`tasks`], [`io`] (transports, servers), [`surface`] (the loop object). `make layout` checks the direction.
 
 pub mod ffi;
-#[path = "/tmp/io_stub/mod.rs"]
 pub mod io;
 pub mod objects;
 pub mod surface;

@@ -1,6 +1,6 @@
-//! One loop's reactor, and what it does with an event: work in the loop's ready queue.
+//! One loop's reactor: who watches which descriptor. Waiting is in `poll`.
 //!
-//! CPython counterpart: `BaseSelectorEventLoop._add_reader` & co, `_process_events`, and the `selectors` module below them.
+//! CPython counterpart: `BaseSelectorEventLoop._add_reader` & co, and the `selectors` module below them.
 //!
 //! Invariants:
 //! * No borrow of the reactor lasts across anything that can run Python. What the reactor hands back is dropped after it.
@@ -10,44 +10,42 @@
 //! * A child of `fork` gets a set of its own before it touches anything ([`Driver::check_fork`]).
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Duration;
 
-use aioxide_core::reactor::{AfterFork, Direction, Event, Poller, Reactor};
+use aioxide_core::reactor::{AfterFork, Direction, Event, Reactor};
 use aioxide_core::sys::pipe::WakePipe;
 
 use super::descriptors::Transports;
 pub use super::descriptors::descriptor;
 use super::fork;
-use crate::ffi::{Obj, Once, Owned, Raised, Ref, Res, Visit, check_signals, detached};
+use crate::ffi::{Obj, Once, Owned, Raised, Ref, Res, Visit, exc};
 use crate::objects::handle::Handle;
-use crate::objects::scheduler::{Entry, Scheduler};
+use crate::objects::scheduler::Scheduler;
 
 /// Who is told when a descriptor is ready.
 #[derive(Clone)]
 pub enum Watcher {
     /// The loop itself: another thread, or a signal, wants it awake.
     Wake,
-    /// A callback of `add_reader` or `add_writer`.
-    Callback(Owned<Handle>),
+    /// A callback of `add_reader` or `add_writer`, and the file object it was given, if any: `selectors` keeps that alive.
+    Callback(Owned<Handle>, Option<Ref>),
     /// A transport or listener.
     Native(Ref),
 }
 
-/// Events taken by one wait at first; the vector grows as long as waits fill it.
+/// Events taken by one wait at first.
 const EVENTS: usize = 64;
-const MOST_EVENTS: usize = 1024;
 
 /// asyncio's `max_size`: more is never received at once. Untouched pages of it cost nothing.
 const RECEIVE_BYTES: usize = 256 * 1024;
 
 pub struct Driver {
     /// None once the loop is closed.
-    reactor: RefCell<Option<Reactor<Watcher>>>,
-    events: Cell<Vec<Event>>,
-    pipe: Arc<WakePipe>,
+    pub(super) reactor: RefCell<Option<Reactor<Watcher>>>,
+    pub(super) events: Cell<Vec<Event>>,
+    pub(super) pipe: Arc<WakePipe>,
     fork_generation: Cell<u32>,
     pub transports: Transports,
     /// Where small messages are received, for all transports: a `bytes` of the right size is then one copy of few bytes.
@@ -89,9 +87,46 @@ impl Driver {
     /// # Errors
     /// OSError as epoll has it; RuntimeError if the loop is closed.
     pub fn set_callback(&self, fd: RawFd, d: Direction, handle: Owned<Handle>) -> Res<()> {
+        self.set_file_callback(fd, d, handle, None)
+    }
+
+    /// The same for a file object, which lives at least as long as it is watched.
+    pub fn set_file_callback(
+        &self,
+        fd: RawFd,
+        d: Direction,
+        handle: Owned<Handle>,
+        file: Option<&Obj>,
+    ) -> Res<()> {
         handle.mark_persistent();
-        let replaced = self.put(fd, d, Watcher::Callback(handle))?;
+        let file = file.filter(|f| !f.is_long()).map(Obj::to_ref);
+        let replaced = self.put(fd, d, Watcher::Callback(handle, file))?;
         cancel(replaced).map(drop)
+    }
+
+    /// The descriptor under which `file` is watched although it is closed by now, for `remove_reader`; else as
+    /// [`descriptor`] has it.
+    pub fn watched_descriptor(&self, file: &Obj) -> Res<RawFd> {
+        match descriptor(file) {
+            Err(raised) if raised.matches(exc::value_error()) => {
+                let is_it = |w: &Watcher| matches!(w, Watcher::Callback(_, Some(f)) if f.is(file));
+                let reactor = self.reactor.borrow();
+                let found = reactor
+                    .iter()
+                    .flat_map(Reactor::iter)
+                    .find(|(_, _, w)| is_it(w));
+                let found = found.map(|(fd, _, _)| fd);
+                drop(reactor);
+                match found {
+                    Some(fd) => {
+                        raised.forget();
+                        Ok(fd)
+                    }
+                    None => Err(raised),
+                }
+            }
+            known => known,
+        }
     }
 
     /// Same as `_remove_reader` / `_remove_writer`: was there one?
@@ -134,87 +169,25 @@ impl Driver {
         self.check_fork()?;
         // A `set` that fails drops its watcher inside the borrow; this one keeps that from being the last.
         let _kept = watcher.clone();
-        let outcome = self.reactor.borrow_mut().as_mut().map(|reactor| reactor.set(fd, d, watcher));
+        let outcome = self
+            .reactor
+            .borrow_mut()
+            .as_mut()
+            .map(|reactor| reactor.set(fd, d, watcher));
         match outcome {
             Some(replaced) => replaced.map_err(|e| Raised::os(&e)),
             None => Err(Raised::runtime("Event loop is closed")),
         }
     }
 
-    fn take(&self, fd: RawFd, d: Direction) -> Res<Option<Watcher>> {
+    pub(super) fn take(&self, fd: RawFd, d: Direction) -> Res<Option<Watcher>> {
         self.check_fork()?;
-        let outcome = self.reactor.borrow_mut().as_mut().map(|reactor| reactor.clear(fd, d));
+        let outcome = self
+            .reactor
+            .borrow_mut()
+            .as_mut()
+            .map(|reactor| reactor.clear(fd, d));
         outcome.unwrap_or(Ok(None)).map_err(|e| Raised::os(&e))
-    }
-
-    // --- waiting ------------------------------------------------------------------------------------------------
-
-    /// Wait for events, `timeout` at most (None: for ever), and queue what they wake.
-    ///
-    /// # Errors
-    /// What a signal handler raises; OSError if the set itself fails.
-    pub fn poll(&self, scheduler: &Scheduler, timeout: Option<Duration>) -> Res<()> {
-        self.check_fork()?;
-        let Some(poller) = self.reactor.borrow().as_ref().map(Reactor::poller) else {
-            return scheduler.check_closed();
-        };
-        let mut events = self.events.take();
-        let outcome = match wait(scheduler, poller, &mut events, timeout) {
-            Ok(()) => Ok(self.dispatch(scheduler, &events)),
-            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(true),
-            Err(e) => Err(e),
-        };
-        if events.len() == events.capacity() && events.capacity() < MOST_EVENTS {
-            let room = events.capacity() * 2;
-            events = Vec::with_capacity(room);
-        }
-        self.events.set(events);
-        match outcome {
-            Ok(false) => Ok(()),
-            // A byte of the C signal handler lies in the pipe, or it has ended the wait: the Python handlers are due.
-            Ok(true) => check_signals(),
-            Err(e) => Err(Raised::os(&e)),
-        }
-    }
-
-    /// Same as `_process_events`: reader first, then writer. True if somebody has woken the loop itself.
-    fn dispatch(&self, scheduler: &Scheduler, events: &[Event]) -> bool {
-        let mut woken = false;
-        let mut cancelled = Vec::new();
-        if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
-            for &event in events {
-                let (reader, writer) = reactor.resolve(event);
-                for (watcher, d) in [(reader, Direction::Read), (writer, Direction::Write)] {
-                    match watcher {
-                        None => {}
-                        Some(Watcher::Native(work)) => scheduler.push(Entry::Native(work, d as u32)),
-                        Some(Watcher::Callback(handle)) if handle.is_cancelled() => cancelled.push((handle, d)),
-                        Some(Watcher::Callback(handle)) => scheduler.push(Entry::Handle(handle)),
-                        Some(Watcher::Wake) => woken = true,
-                    }
-                }
-            }
-            // Where no descriptor is left for a new set, the next wait tries again.
-            let _not_now = reactor.rebuild_if_stale();
-        }
-        if woken {
-            // An error can only mean that the pipe is gone; the next wait will say so.
-            let _signals = self.pipe.drain();
-        }
-        cancelled.into_iter().for_each(|(handle, d)| self.forget(&handle, d));
-        woken
-    }
-
-    /// A handle that was cancelled without being removed: it would be reported for ever.
-    #[cold]
-    fn forget(&self, handle: &Owned<Handle>, d: Direction) {
-        let place = self.reactor.borrow().as_ref().and_then(|reactor| {
-            let is_it = |w: &Watcher| matches!(w, Watcher::Callback(h) if h.obj().is(handle.obj()));
-            reactor.iter().find(|(_, its, w)| *its == d && is_it(w)).map(|(fd, _, _)| fd)
-        });
-        if let Some(Err(raised)) = place.map(|fd| self.take(fd, d)) {
-            raised.forget();
-        }
     }
 
     // --- the ends -------------------------------------------------------------------------------------------------
@@ -222,12 +195,20 @@ impl Driver {
     /// In a forked child: leave the parent's epoll set alone, and watch the same descriptors by one of our own.
     #[inline]
     pub fn check_fork(&self) -> Res<()> {
-        if self.fork_generation.get() == fork::generation() { Ok(()) } else { self.after_fork() }
+        if self.fork_generation.get() == fork::generation() {
+            Ok(())
+        } else {
+            self.after_fork()
+        }
     }
 
     #[cold]
     fn after_fork(&self) -> Res<()> {
-        let outcome = self.reactor.borrow_mut().as_mut().map(|r| r.after_fork_child(AfterFork::Reregister));
+        let outcome = self
+            .reactor
+            .borrow_mut()
+            .as_mut()
+            .map(|r| r.after_fork_child(AfterFork::Reregister));
         match outcome {
             Some(Err(e)) => Err(Raised::os(&e)),
             _ => {
@@ -250,36 +231,26 @@ impl Driver {
 
     pub fn traverse(&self, visit: &Visit) {
         // A borrow in progress means that the collector runs inside a change: nothing can be garbage right now.
-        let Ok(reactor) = self.reactor.try_borrow() else { return };
+        let Ok(reactor) = self.reactor.try_borrow() else {
+            return;
+        };
         for watcher in reactor.iter().flat_map(Reactor::iter_watchers) {
             match watcher {
                 Watcher::Wake => {}
-                Watcher::Callback(handle) => handle.traverse_as_sole_owner(visit),
+                Watcher::Callback(handle, file) => {
+                    handle.traverse_as_sole_owner(visit);
+                    file.iter().for_each(|f| visit.obj(f));
+                }
                 Watcher::Native(work) => visit.obj(work),
             }
         }
     }
 }
 
-/// A look at the kernel costs 100 ns, letting other threads in and out again costs more: only a wait that can block lets go
-/// of the interpreter.
-fn wait(scheduler: &Scheduler, poller: Poller, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-    if timeout == Some(Duration::ZERO) {
-        return poller.wait(events, timeout);
-    }
-    let inbox = scheduler.inbox();
-    if !inbox.prepare_sleep() {
-        return poller.wait(events, Some(Duration::ZERO));
-    }
-    let outcome = detached(|| poller.wait(events, timeout));
-    inbox.finish_sleep();
-    outcome
-}
-
 /// Cancel a handle that is not watched any more, as asyncio does; it may still lie in the ready queue.
 fn cancel(watcher: Option<Watcher>) -> Res<bool> {
     match watcher {
-        Some(Watcher::Callback(handle)) => handle.cancel().map(|()| true),
+        Some(Watcher::Callback(handle, _)) => handle.cancel().map(|()| true),
         Some(_) => Ok(true),
         None => Ok(false),
     }

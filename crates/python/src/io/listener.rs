@@ -8,7 +8,6 @@
 //! Invariants: a descriptor accepted is owned by an `OwnedFd` until a Python socket object has taken it, and by that until
 //! a transport has; if either step fails it is closed.
 
-use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
@@ -20,8 +19,8 @@ use super::driver::Driver;
 use super::{address, transport};
 use crate::ffi::trampoline::Definition;
 use crate::ffi::{
-    Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, float, index_value, int, none,
-    socket_fd, string,
+    Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict,
+    float, index_value, int, none, socket_fd, string,
 };
 use crate::objects::names::imports;
 use crate::objects::report::Report;
@@ -30,9 +29,6 @@ use crate::{definition_noargs, kwnames, name};
 
 /// `constants.ACCEPT_RETRY_DELAY`
 const RETRY_DELAY_S: f64 = 1.0;
-
-/// EMFILE, ENFILE, ENOBUFS, ENOMEM: nothing is wrong with the socket, the system has run out of something.
-const EXHAUSTED: [i32; 4] = [24, 23, 105, 12];
 
 pub struct Listener {
     event_loop: Slot,
@@ -44,7 +40,7 @@ pub struct Listener {
     /// Copied where asyncio would make the reader's Handle.
     context: Slot,
     /// What a socket accepted here is made of: family, type, protocol.
-    kind: [Cell<i64>; 3],
+    kind: [i64; 3],
 }
 
 static LISTENER: Class = Class::new();
@@ -58,13 +54,25 @@ impl Native for Listener {
     }
 
     fn traverse(&self, visit: &Visit) {
-        for slot in [&self.event_loop, &self.protocol_factory, &self.sock, &self.server, &self.context] {
+        for slot in [
+            &self.event_loop,
+            &self.protocol_factory,
+            &self.sock,
+            &self.server,
+            &self.context,
+        ] {
             visit.slot(slot);
         }
     }
 
     fn clear(&self) {
-        for slot in [&self.event_loop, &self.protocol_factory, &self.sock, &self.server, &self.context] {
+        for slot in [
+            &self.event_loop,
+            &self.protocol_factory,
+            &self.sock,
+            &self.server,
+            &self.context,
+        ] {
             slot.clear();
         }
     }
@@ -82,7 +90,10 @@ pub fn start_serving(
     backlog: usize,
 ) -> Res<()> {
     let kind = [name!("family"), name!("type"), name!("proto")];
-    let kind = kind.map(|attribute| sock.getattr(attribute).and_then(|number| index_value(&number)));
+    let kind = kind.map(|attribute| {
+        sock.getattr(attribute)
+            .and_then(|number| index_value(&number))
+    });
     let [family, type_, protocol] = kind;
     let listener = Owned::new(Listener {
         event_loop: Slot::of(event_loop.to_ref()),
@@ -92,7 +103,7 @@ pub fn start_serving(
         server: server.map_or_else(Slot::empty, |s| Slot::of(s.to_ref())),
         backlog,
         context: Slot::of(Context::copy_current()?),
-        kind: [Cell::new(family?), Cell::new(type_?), Cell::new(protocol?)],
+        kind: [family?, type_?, protocol?],
     })?;
     listener.watch(event_loop)
 }
@@ -124,11 +135,18 @@ impl Listener {
 
     /// A non-blocking socket object that owns `accepted`.
     fn adopt(&self, accepted: OwnedFd) -> Res {
-        let [family, type_, protocol] = &self.kind;
-        let type_ = type_.get() | i64::from(socket::NONBLOCK);
-        let numbers = [int(family.get())?, int(type_)?, int(protocol.get())?, int(accepted.as_raw_fd().into())?];
+        let [family, type_, protocol] = self.kind;
+        let type_ = type_ | i64::from(socket::NONBLOCK);
+        let numbers = [
+            int(family)?,
+            int(type_)?,
+            int(protocol)?,
+            int(accepted.as_raw_fd().into())?,
+        ];
         let [family, type_, protocol, fd] = &numbers;
-        let sock = imports().socket_class.call_kw(&[family, type_, protocol, fd], kwnames!("fileno"))?;
+        let sock = imports()
+            .socket_class
+            .call_kw(&[family, type_, protocol, fd], kwnames!("fileno"))?;
         // From here on it is the object's.
         let _number = accepted.into_raw_fd();
         Ok(sock)
@@ -148,33 +166,43 @@ impl Inst<Listener> {
     /// # Errors
     /// Only SystemExit and KeyboardInterrupt.
     pub fn run(&self) -> Res<()> {
-        let (Some(event_loop), Some(context)) = (self.event_loop.get(), self.context.get()) else { return Ok(()) };
+        let (Some(event_loop), Some(context)) = (self.event_loop.get(), self.context.get()) else {
+            return Ok(());
+        };
         // The entry may be stale: stopped by another entry of the same turn.
-        let is_ours = Driver::of(&event_loop).is_some_and(|d| d.is_watched_by(self.fd, Direction::Read, self.obj()));
+        let is_ours = Driver::of(&event_loop)
+            .is_some_and(|d| d.is_watched_by(self.fd, Direction::Read, self.obj()));
         if !is_ours {
             return Ok(());
         }
         match Context::run(&context, || self.accept_all(&event_loop)) {
             Ok(()) => Ok(()),
-            Err(raised) => super::report_stray(raised, Some(event_loop), self.obj(), "Listener._accept_connection()"),
+            Err(raised) => super::report_stray(
+                raised,
+                Some(event_loop),
+                self.obj(),
+                "Listener._accept_connection()",
+            ),
         }
     }
 
-    /// As many as the backlog holds, and one more so that a backlog of 0 accepts at all (gh-155886).
+    /// As many as the backlog holds, and one more so that a backlog of 0 accepts at all (3.14).
     fn accept_all(&self, event_loop: &Obj) -> Res<()> {
         for _ in 0..=self.backlog {
             match socket::accept_from(self.descriptor()) {
                 Ok((accepted, peer)) => self.connect(event_loop, accepted, peer)?,
                 // Gone before it was accepted.
                 Err(e) if e.kind() == ErrorKind::ConnectionAborted => {}
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
-                Err(e) if e.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code)) => {
-                    return self.retry_later(event_loop, &e);
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    return Ok(());
                 }
+                Err(e) if socket::is_exhausted(&e) => return self.retry_later(event_loop, &e),
                 Err(e) => return Err(Raised::os(&e)),
             }
             // The factory may have closed the server.
-            if Driver::of(event_loop).is_none_or(|d| !d.is_watched_by(self.fd, Direction::Read, self.obj())) {
+            if Driver::of(event_loop)
+                .is_none_or(|d| !d.is_watched_by(self.fd, Direction::Read, self.obj()))
+            {
                 return Ok(());
             }
         }
@@ -188,7 +216,9 @@ impl Inst<Listener> {
         if is_debug {
             let format = string("%r got a new connection from %r: %r")?;
             let server = self.server.get_or_none();
-            imports().logger.call_method(name!("debug"), [&*format, &*server, &*peer, &*sock])?;
+            imports()
+                .logger
+                .call_method(name!("debug"), [&*format, &*server, &*peer, &*sock])?;
         }
         let mut protocol = None;
         let made = Context::run(&*Context::copy_current()?, || {
@@ -196,7 +226,14 @@ impl Inst<Listener> {
             extra.set_item(name!("peername"), &peer)?;
             protocol = Some(self.protocol_factory.get_or_none().call0()?);
             let protocol = protocol.as_deref().unwrap_or(none());
-            transport::make(event_loop, &sock, protocol, None, Some(&extra), self.server.get().as_deref())
+            transport::make(
+                event_loop,
+                &sock,
+                protocol,
+                None,
+                Some(&extra),
+                self.server.get().as_deref(),
+            )
         });
         match made {
             Ok(_watched) => Ok(()),
@@ -235,7 +272,9 @@ impl Inst<Listener> {
     #[cold]
     fn retry_later(&self, event_loop: &Obj, error: &io::Error) -> Res<()> {
         let exception = Raised::os(error).take();
-        let sock = imports().transport_socket_class.call1(&self.sock.get_or_none())?;
+        let sock = imports()
+            .transport_socket_class
+            .call1(&self.sock.get_or_none())?;
         Report::new("socket.accept() out of system resource")?
             .with(name!("exception"), &exception)?
             .with(name!("socket"), &sock)?
@@ -245,16 +284,23 @@ impl Inst<Listener> {
         }
         let delay = float(RETRY_DELAY_S)?;
         let resume = RESUME.bind(self.obj())?;
-        event_loop.call_method(name!("call_later"), [&*delay, &*resume]).map(drop)
+        event_loop
+            .call_method(name!("call_later"), [&*delay, &*resume])
+            .map(drop)
     }
 }
 
 fn new(_class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
-    Err(Raised::type_error("a Listener is made by its loop: create_server()"))
+    Err(Raised::type_error(
+        "a Listener is made by its loop: create_server()",
+    ))
 }
 
 pub fn build() -> Res<Ref> {
-    ClassBuilder::<Listener>::new(c"aioxide._native.Listener", c"A listening socket of a server.")
-        .slot(pyo3_ffi::Py_tp_new, crate::constructor!(new))
-        .build()
+    ClassBuilder::<Listener>::new(
+        c"aioxide._native.Listener",
+        c"A listening socket of a server.",
+    )
+    .slot(pyo3_ffi::Py_tp_new, crate::constructor!(new))
+    .build()
 }

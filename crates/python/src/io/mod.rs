@@ -10,6 +10,7 @@ mod descriptors;
 pub mod driver;
 mod fork;
 pub mod listener;
+mod poll;
 mod protocol;
 pub mod transport;
 

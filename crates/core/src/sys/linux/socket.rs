@@ -85,6 +85,13 @@ pub fn accept_from(fd: RawFd) -> io::Result<(OwnedFd, Option<Address>)> {
     ))
 }
 
+/// Whether a failed accept says that the system has run out of something, and not that the socket is bad: the
+/// connection stays in the backlog and is reported again at once.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+}
+
 /// Takes the pending error (`SO_ERROR`): how a connect in progress has ended.
 pub fn take_error(fd: RawFd) -> io::Result<Option<io::Error>> {
     Ok(sockopt::socket_error(borrow(fd)?)?

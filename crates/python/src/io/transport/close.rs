@@ -66,7 +66,9 @@ impl Inst<SocketTransport> {
     }
 
     fn tell_of(&self, exception: &Obj, message: &str) -> Res<()> {
-        let Some(event_loop) = self.event_loop.get() else { return Ok(()) };
+        let Some(event_loop) = self.event_loop.get() else {
+            return Ok(());
+        };
         if !exception.is_exception_of(exc::os_error()) {
             return Report::new(message)?
                 .with(name!("exception"), exception)?
@@ -80,13 +82,19 @@ impl Inst<SocketTransport> {
         let (format, message) = (string("%r: %s")?, string(message)?);
         imports()
             .logger
-            .call_method_kw(name!("debug"), [&*format, self.obj(), &*message, exception], kwnames!("exc_info"))
+            .call_method_kw(
+                name!("debug"),
+                [&*format, self.obj(), &*message, exception],
+                kwnames!("exc_info"),
+            )
             .map(drop)
     }
 
     fn schedule_loss(&self, exception: &Obj) -> Res<()> {
         let event_loop = self.event_loop()?;
-        let Some(scheduler) = Scheduler::of(&event_loop) else { return Ok(()) };
+        let Some(scheduler) = Scheduler::of(&event_loop) else {
+            return Ok(());
+        };
         let callback = self.obj().getattr(name!("_call_connection_lost"))?;
         self.call_soon(scheduler, &callback, exception)
     }
@@ -136,7 +144,9 @@ impl Inst<SocketTransport> {
 
     /// The watches go first: epoll cannot be told of a descriptor that is closed.
     fn close_socket(&self) -> Res<()> {
-        let Some(sock) = self.sock.take() else { return Ok(()) };
+        let Some(sock) = self.sock.take() else {
+            return Ok(());
+        };
         let unwatched = self.stop_reading().and_then(|()| self.stop_writing());
         if let Some(event_loop) = self.event_loop.get() {
             if let Some(driver) = Driver::of(&event_loop) {
@@ -155,7 +165,10 @@ impl Inst<SocketTransport> {
         if !self.is_debug() {
             return Ok(());
         }
-        imports().logger.call_method(name!("debug"), [&*string(format)?, self.obj()]).map(drop)
+        imports()
+            .logger
+            .call_method(name!("debug"), [&*string(format)?, self.obj()])
+            .map(drop)
     }
 
     /// Is a direction watched, and is there still a loop to say so?
@@ -173,7 +186,13 @@ pub(super) fn finalize(this: &Inst<SocketTransport>) {
     }
     let warned = super::face::repr(this)
         .and_then(|text| str_of(&text))
-        .and_then(|text| warn(exc::resource_warning(), &format!("unclosed transport {text}"), Some(this.obj())));
+        .and_then(|text| {
+            warn(
+                exc::resource_warning(),
+                &format!("unclosed transport {text}"),
+                Some(this.obj()),
+            )
+        });
     for outcome in [warned, this.release()] {
         if let Err(raised) = outcome {
             raised.unraisable(this.obj());

@@ -39,7 +39,11 @@ impl Inst<SocketTransport> {
         let (high, low) = (limit(high)?, limit(low)?);
         let set = self.limits.borrow_mut().set(high, low);
         set.map_err(|invalid| Raised::value_error(&invalid.to_string()))?;
-        if self.event_loop.is_some() { self.maybe_pause_protocol() } else { Ok(()) }
+        if self.event_loop.is_some() {
+            self.maybe_pause_protocol()
+        } else {
+            Ok(())
+        }
     }
 
     fn report_flow(&self, raised: Raised, message: &str) -> Res<()> {
@@ -47,7 +51,9 @@ impl Inst<SocketTransport> {
             return Err(raised);
         }
         let exception = raised.take();
-        let Some(event_loop) = self.event_loop.get() else { return Ok(()) };
+        let Some(event_loop) = self.event_loop.get() else {
+            return Ok(());
+        };
         Report::new(message)?
             .with(name!("exception"), &exception)?
             .with(name!("transport"), self.obj())?
@@ -58,7 +64,9 @@ impl Inst<SocketTransport> {
 
 /// A limit as Python code gives it: an int of any size, or a float.
 fn limit(given: Option<&Obj>) -> Res<Option<i64>> {
-    let Some(given) = given.filter(|o| !o.is_none()) else { return Ok(None) };
+    let Some(given) = given.filter(|o| !o.is_none()) else {
+        return Ok(None);
+    };
     if !given.is_long() {
         return Ok(Some(float_value(given)? as i64));
     }

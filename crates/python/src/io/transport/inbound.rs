@@ -14,7 +14,9 @@ use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
 use super::SocketTransport;
-use crate::ffi::{BytesWriter, Context, Inst, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_from, bytes_of};
+use crate::ffi::{
+    BytesWriter, Context, Inst, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_from, bytes_of,
+};
 use crate::io::driver::Driver;
 
 /// Up to this size a copy is cheaper than a `bytes` that shrinks.
@@ -67,12 +69,16 @@ impl SocketTransport {
         let room = self.inbound.room_bytes.get();
         if room == 0 {
             let mut buffer = driver.receive_buffer.borrow_mut();
-            let Some(count) = arrived(socket::recv_into(fd, &mut buffer))? else { return Ok(None) };
+            let Some(count) = arrived(socket::recv_into(fd, &mut buffer))? else {
+                return Ok(None);
+            };
             self.inbound.adapt(count, buffer.len());
             return bytes_from(&buffer[..count]).map(Some);
         }
         let mut writer = BytesWriter::with_capacity(room)?;
-        let Some(count) = arrived(socket::recv(fd, writer.room()))? else { return Ok(None) };
+        let Some(count) = arrived(socket::recv(fd, writer.room()))? else {
+            return Ok(None);
+        };
         self.inbound.adapt(count, room);
         writer.finish(count).map(Some)
     }
@@ -106,8 +112,12 @@ impl Inst<SocketTransport> {
         if !self.inbound.watched.replace(false) {
             return Ok(());
         }
-        let Some(event_loop) = self.event_loop.get() else { return Ok(()) };
-        Driver::of(&event_loop).map_or(Ok(()), |d| d.unwatch(self.fd.get(), Direction::Read, self.obj()))
+        let Some(event_loop) = self.event_loop.get() else {
+            return Ok(());
+        };
+        Driver::of(&event_loop).map_or(Ok(()), |d| {
+            d.unwatch(self.fd.get(), Direction::Read, self.obj())
+        })
     }
 
     /// Same as `pause_reading`: idempotent.
@@ -136,13 +146,23 @@ impl Inst<SocketTransport> {
         if !self.inbound.is_watched() || self.conn_lost.get() != 0 {
             return Ok(());
         }
-        let Some(context) = self.inbound.context.get() else { return Ok(()) };
-        Context::run(&context, || if self.protocol.is_buffered() { self.read_into_protocol() } else { self.read_bytes() })
+        let Some(context) = self.inbound.context.get() else {
+            return Ok(());
+        };
+        Context::run(&context, || {
+            if self.protocol.is_buffered() {
+                self.read_into_protocol()
+            } else {
+                self.read_bytes()
+            }
+        })
     }
 
     fn read_bytes(&self) -> Res<()> {
         let event_loop = self.event_loop()?;
-        let Some(driver) = Driver::of(&event_loop) else { return Ok(()) };
+        let Some(driver) = Driver::of(&event_loop) else {
+            return Ok(());
+        };
         let data = match self.receive(driver) {
             Ok(Some(data)) => data,
             Ok(None) => return Ok(()),
@@ -153,14 +173,18 @@ impl Inst<SocketTransport> {
         }
         match self.protocol.data_received(&data) {
             Ok(()) => Ok(()),
-            Err(raised) => self.fatal_error(raised, "Fatal error: protocol.data_received() call failed."),
+            Err(raised) => {
+                self.fatal_error(raised, "Fatal error: protocol.data_received() call failed.")
+            }
         }
     }
 
     fn read_into_protocol(&self) -> Res<()> {
         let buffer = match self.borrow_buffer() {
             Ok(buffer) => buffer,
-            Err(raised) => return self.fatal_error(raised, "Fatal error: protocol.get_buffer() call failed."),
+            Err(raised) => {
+                return self.fatal_error(raised, "Fatal error: protocol.get_buffer() call failed.");
+            }
         };
         // The view goes back before `buffer_updated`, where the protocol may resize its buffer.
         let received = WriteBuffer::new(&buffer)
@@ -176,7 +200,10 @@ impl Inst<SocketTransport> {
         }
         match self.protocol.buffer_updated(count) {
             Ok(()) => Ok(()),
-            Err(raised) => self.fatal_error(raised, "Fatal error: protocol.buffer_updated() call failed."),
+            Err(raised) => self.fatal_error(
+                raised,
+                "Fatal error: protocol.buffer_updated() call failed.",
+            ),
         }
     }
 
@@ -193,7 +220,10 @@ impl Inst<SocketTransport> {
         self.log_debug("%r received EOF")?;
         let keep_open = match self.protocol.eof_received() {
             Ok(answer) => answer,
-            Err(raised) => return self.fatal_error(raised, "Fatal error: protocol.eof_received() call failed."),
+            Err(raised) => {
+                return self
+                    .fatal_error(raised, "Fatal error: protocol.eof_received() call failed.");
+            }
         };
         if keep_open.is_true()? {
             // The protocol may write on, but there is nothing to read any more, and the kernel would report it for ever.

@@ -49,7 +49,7 @@ fn turn(this: &Inst<EventLoop>) -> Res<()> {
             // Nobody runs while we wait, and the registry must not keep the last task alive.
             registry::withdraw(scheduler, this.obj());
         }
-        this.driver.poll(scheduler, poll_timeout(!idle, stopping, scheduler.next_deadline(), now))?;
+        this.driver.poll(scheduler, poll_timeout(idle, stopping, scheduler.next_deadline(), now))?;
         this.rule.borrow_mut().polled();
     }
     scheduler.take_inbox();

@@ -1,0 +1,119 @@
+//! Waiting for events, and turning them into work in the loop's ready queue.
+//!
+//! CPython counterpart: `EpollSelector.select` and `BaseSelectorEventLoop._process_events`.
+//!
+//! Why events become entries and are not run at once: asyncio runs what was ready before first, and a callback that removes
+//! another's watch in the same turn must be heeded, so each entry looks again whether it is still wanted.
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use aioxide_core::reactor::{Direction, Event, Poller, Reactor};
+
+use super::driver::{Driver, Watcher};
+use crate::ffi::{Owned, Raised, Res, check_signals, detached};
+use crate::objects::handle::Handle;
+use crate::objects::scheduler::{Entry, Scheduler};
+
+/// The vector of events grows as long as waits fill it, up to this.
+const MOST_EVENTS: usize = 1024;
+
+impl Driver {
+    /// Wait for events, `timeout` at most (None: for ever), and queue what they wake.
+    ///
+    /// # Errors
+    /// What a signal handler raises; OSError if the set itself fails.
+    pub fn poll(&self, scheduler: &Scheduler, timeout: Option<Duration>) -> Res<()> {
+        self.check_fork()?;
+        let Some(poller) = self.reactor.borrow().as_ref().map(Reactor::poller) else {
+            return scheduler.check_closed();
+        };
+        let mut events = self.events.take();
+        let outcome = match wait(scheduler, poller, &mut events, timeout) {
+            Ok(()) => Ok(self.dispatch(scheduler, &events)),
+            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(true),
+            Err(e) => Err(e),
+        };
+        if events.len() == events.capacity() && events.capacity() < MOST_EVENTS {
+            let room = events.capacity() * 2;
+            events = Vec::with_capacity(room);
+        }
+        self.events.set(events);
+        match outcome {
+            Ok(false) => Ok(()),
+            // A byte of the C signal handler lies in the pipe, or it has ended the wait: the Python handlers are due.
+            Ok(true) => check_signals(),
+            Err(e) => Err(Raised::os(&e)),
+        }
+    }
+
+    /// Same as `_process_events`: reader first, then writer. True if somebody has woken the loop itself.
+    fn dispatch(&self, scheduler: &Scheduler, events: &[Event]) -> bool {
+        let mut woken = false;
+        let mut cancelled = Vec::new();
+        if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
+            for &event in events {
+                let (reader, writer) = reactor.resolve(event);
+                for (watcher, d) in [(reader, Direction::Read), (writer, Direction::Write)] {
+                    match watcher {
+                        None => {}
+                        Some(Watcher::Native(work)) => {
+                            scheduler.push(Entry::Native(work, d as u32))
+                        }
+                        Some(Watcher::Callback(handle, _)) if handle.is_cancelled() => {
+                            cancelled.push((handle, d))
+                        }
+                        Some(Watcher::Callback(handle, _)) => scheduler.push(Entry::Handle(handle)),
+                        Some(Watcher::Wake) => woken = true,
+                    }
+                }
+            }
+            // Where no descriptor is left for a new set, the next wait tries again.
+            let _not_now = reactor.rebuild_if_stale();
+        }
+        if woken {
+            // An error can only mean that the pipe is gone; the next wait will say so.
+            let _signals = self.pipe.drain();
+        }
+        cancelled
+            .into_iter()
+            .for_each(|(handle, d)| self.forget(&handle, d));
+        woken
+    }
+
+    /// A handle that was cancelled without being removed: it would be reported for ever.
+    #[cold]
+    fn forget(&self, handle: &Owned<Handle>, d: Direction) {
+        let place = self.reactor.borrow().as_ref().and_then(|reactor| {
+            let is_it =
+                |w: &Watcher| matches!(w, Watcher::Callback(h, _) if h.obj().is(handle.obj()));
+            reactor
+                .iter()
+                .find(|(_, its, w)| *its == d && is_it(w))
+                .map(|(fd, _, _)| fd)
+        });
+        if let Some(Err(raised)) = place.map(|fd| self.take(fd, d)) {
+            raised.forget();
+        }
+    }
+}
+
+/// A look at the kernel costs 100 ns, letting other threads in and out again costs more: only a wait that can block lets go
+/// of the interpreter.
+fn wait(
+    scheduler: &Scheduler,
+    poller: Poller,
+    events: &mut Vec<Event>,
+    timeout: Option<Duration>,
+) -> io::Result<()> {
+    if timeout == Some(Duration::ZERO) {
+        return poller.wait(events, timeout);
+    }
+    let inbox = scheduler.inbox();
+    if !inbox.prepare_sleep() {
+        return poller.wait(events, Some(Duration::ZERO));
+    }
+    let outcome = detached(|| poller.wait(events, timeout));
+    inbox.finish_sleep();
+    outcome
+}
