@@ -64,6 +64,8 @@ class Pending(NamedTuple):
     pattern: str
     feature: str
     topic: str
+    #: Why it cannot even be run: it waits for what the missing feature would do, or hides the error.
+    unrunnable: str = ""
 
     def explains(self, detail):
         """True if this text of a failure names the feature as not implemented."""
@@ -78,7 +80,7 @@ def read_pending(path):
         if not line:
             continue
         fields = [field.strip() for field in line.split("|")]
-        if len(fields) != 3 or not all(fields):
-            raise ValueError(f"{path}:{number}: expected 'test-id-glob | feature | issue topic'")
+        if len(fields) not in (3, 4) or not all(fields):
+            raise ValueError(f"{path}:{number}: expected 'test-id-glob | feature | issue topic [| why not run]'")
         found.append(Pending(*fields))
     return found

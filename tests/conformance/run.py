@@ -225,6 +225,7 @@ class Workers:
             "finished": list(finished),
             "groups": options.groups if options else [],
             "patterns": options.patterns if options else [],
+            "unrunnable": [p.pattern for p in options.pending if p.unrunnable] if options else [],
             "list_only": list_only,
         }
         with tempfile.TemporaryDirectory(prefix="conformance-") as scratch:
@@ -360,6 +361,9 @@ class Run:
             (p for p in self.options.pending if rules.matches(test_id, [p.pattern])), None
         )
         is_test = not test_id.endswith(".<import>")
+        if pending and pending.unrunnable:
+            record["verdict"] = "pending"
+            return
 
         def is_expected():
             return pending and record["status"] in BAD and pending.explains(record["detail"])

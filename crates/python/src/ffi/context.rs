@@ -15,6 +15,15 @@ impl Context {
         unsafe { Ref::from_owned(c::PyContext_CopyCurrent()) }
     }
 
+    /// A copy of `context`. TypeError if it is none.
+    pub fn copy(context: &Obj) -> Res {
+        if !Context::is_context(context) {
+            return Err(Raised::type_error("a context is expected"));
+        }
+        // SAFETY: just checked.
+        unsafe { Ref::from_owned(c::PyContext_Copy(context.as_ptr())) }
+    }
+
     pub fn is_context(o: &Obj) -> bool {
         // SAFETY: a live object.
         unsafe { c::PyContext_CheckExact(o.as_ptr()) == 1 }

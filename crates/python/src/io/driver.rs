@@ -82,24 +82,20 @@ impl Driver {
 
     // --- watching -----------------------------------------------------------------------------------------------
 
-    /// Same as `_add_reader` / `_add_writer`: `handle` is run at each readiness; the handle it replaces is cancelled.
+    /// Same as `_add_reader` / `_add_writer`: `handle` is run at each readiness; the handle it replaces is cancelled. A file
+    /// object lives at least as long as it is watched.
     ///
     /// # Errors
     /// OSError as epoll has it; RuntimeError if the loop is closed.
-    pub fn set_callback(&self, fd: RawFd, d: Direction, handle: Owned<Handle>) -> Res<()> {
-        self.set_file_callback(fd, d, handle, None)
-    }
-
-    /// The same for a file object, which lives at least as long as it is watched.
-    pub fn set_file_callback(
+    pub fn set_callback(
         &self,
         fd: RawFd,
         d: Direction,
         handle: Owned<Handle>,
-        file: Option<&Obj>,
+        file: &Obj,
     ) -> Res<()> {
         handle.mark_persistent();
-        let file = file.filter(|f| !f.is_long()).map(Obj::to_ref);
+        let file = (!file.is_long()).then(|| file.to_ref());
         let replaced = self.put(fd, d, Watcher::Callback(handle, file))?;
         cancel(replaced).map(drop)
     }

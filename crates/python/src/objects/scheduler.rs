@@ -111,6 +111,8 @@ impl Scheduler {
 
     #[inline]
     pub fn push(&self, entry: Entry) {
+        // What other threads sent before this came before it.
+        self.take_inbox();
         self.ready.borrow_mut().push_back(entry);
     }
 
@@ -243,9 +245,13 @@ impl Scheduler {
     /// Move what other threads sent into the ready queue.
     #[inline]
     pub fn take_inbox(&self) {
-        if self.inbox.is_empty() {
-            return;
+        if !self.inbox.is_empty() {
+            self.move_inbox();
         }
+    }
+
+    #[cold]
+    fn move_inbox(&self) {
         let mut arrived = Vec::new();
         self.inbox.drain_into(&mut arrived);
         let mut ready = self.ready.borrow_mut();

@@ -68,10 +68,12 @@ impl SocketTransport {
         let fd = self.descriptor();
         let room = self.inbound.room_bytes.get();
         if room == 0 {
-            let mut buffer = driver.receive_buffer.borrow_mut();
-            let Some(count) = arrived(socket::recv_into(fd, &mut buffer))? else {
+            // Given back before an error becomes an exception: the collector may run there, and user code with it.
+            let received = socket::recv_into(fd, &mut driver.receive_buffer.borrow_mut());
+            let Some(count) = arrived(received)? else {
                 return Ok(None);
             };
+            let buffer = driver.receive_buffer.borrow();
             self.inbound.adapt(count, buffer.len());
             return bytes_from(&buffer[..count]).map(Some);
         }

@@ -242,12 +242,9 @@ impl<'a> Fut<'a> {
         }
     }
 
-    /// Raising adds frames to the exception's traceback; each waiter starts from the one it was set with (3.11+).
+    /// Raising adds frames to the exception's traceback; each waiter starts from the one it was set with.
     fn restore_traceback(self, e: &Obj) {
-        #[cfg(Py_3_11)]
         e.set_traceback(self.core.exception_tb.get().as_deref());
-        #[cfg(not(Py_3_11))]
-        let _ = e;
     }
 
     pub fn exception(self) -> Res {

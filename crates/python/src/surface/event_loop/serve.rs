@@ -1,30 +1,49 @@
 //! Transports for connected sockets, and accepting on listening ones.
 
 use super::EventLoop;
-use crate::ffi::{Args, Inst, Obj, Raised, Res, exc, index_value, none};
+use crate::ffi::{Args, Context, Inst, Obj, Raised, Res, exc, index_value, none};
 use crate::io::{listener, transport};
 
 pub fn make_socket_transport(this: &Inst<EventLoop>, args: Args) -> Res {
     this.scheduler.check_closed()?;
-    let [sock, protocol, waiter, extra, server] =
-        args.bind("_make_socket_transport", ["sock", "protocol", "waiter", "extra", "server"], 3, 2)?;
+    let [sock, protocol, waiter, extra, server, context] =
+        args.bind("_make_socket_transport", ["sock", "protocol", "waiter", "extra", "server", "context"], 3, 2)?;
     let given = |o: Option<&'_ Obj>| o.filter(|o| !o.is_none()).map(Obj::to_ref);
-    transport::make(
-        this.obj(),
-        sock.unwrap_or(none()),
-        protocol.unwrap_or(none()),
-        given(waiter).as_deref(),
-        given(extra).as_deref(),
-        given(server).as_deref(),
-    )
-    .map(crate::ffi::Owned::into_ref)
+    in_context(context, || {
+        transport::make(
+            this.obj(),
+            sock.unwrap_or(none()),
+            protocol.unwrap_or(none()),
+            given(waiter).as_deref(),
+            given(extra).as_deref(),
+            given(server).as_deref(),
+        )
+        .map(crate::ffi::Owned::into_ref)
+    })
+}
+
+/// A transport's callbacks run in a copy of the context it is made in; 3.15 names one.
+fn in_context<T>(context: Option<&Obj>, f: impl FnOnce() -> Res<T>) -> Res<T> {
+    match context.filter(|c| !c.is_none()) {
+        Some(context) => Context::run(&*Context::copy(context)?, f),
+        None => f(),
+    }
 }
 
 pub fn start_serving(this: &Inst<EventLoop>, args: Args) -> Res {
     this.scheduler.check_closed()?;
-    let [factory, sock, sslcontext, server, backlog, _handshake, _shutdown] = args.bind(
+    let [factory, sock, sslcontext, server, backlog, _handshake, _shutdown, context] = args.bind(
         "_start_serving",
-        ["protocol_factory", "sock", "sslcontext", "server", "backlog", "ssl_handshake_timeout", "ssl_shutdown_timeout"],
+        [
+            "protocol_factory",
+            "sock",
+            "sslcontext",
+            "server",
+            "backlog",
+            "ssl_handshake_timeout",
+            "ssl_shutdown_timeout",
+            "context",
+        ],
         7,
         2,
     )?;
@@ -36,7 +55,9 @@ pub fn start_serving(this: &Inst<EventLoop>, args: Args) -> Res {
         None => 100,
     };
     let server = server.filter(|s| !s.is_none());
-    listener::start_serving(this.obj(), factory.unwrap_or(none()), sock.unwrap_or(none()), server, backlog)?;
+    in_context(context, || {
+        listener::start_serving(this.obj(), factory.unwrap_or(none()), sock.unwrap_or(none()), server, backlog)
+    })?;
     Ok(none().to_ref())
 }
 

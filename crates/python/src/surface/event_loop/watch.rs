@@ -12,23 +12,27 @@ fn add(this: &Inst<EventLoop>, method: &str, direction: Direction, args: Args, a
     if args.has_keywords() {
         return Err(Raised::type_error(&format!("{method}() takes no keyword arguments")));
     }
-    let [fd, callback, args @ ..] = args.positional() else {
+    let [file, callback, args @ ..] = args.positional() else {
         return Err(Raised::type_error(&format!("{method}() takes at least 2 arguments: fd and callback")));
     };
-    let fd = if any { descriptor(fd)? } else { this.driver.descriptor_without_transport(fd)? };
+    let fd = if any { descriptor(file)? } else { this.driver.descriptor_without_transport(file)? };
     let handle = Handle::new(callback, args, this.obj(), None)?;
     if this.scheduler.debug.get() {
         handle.set_source_traceback(handle::current_stack()?);
     }
-    this.driver.set_callback(fd, direction, handle.clone())?;
+    this.driver.set_callback(fd, direction, handle.clone(), file)?;
     Ok(handle.into_ref())
 }
 
-fn remove(this: &Inst<EventLoop>, direction: Direction, fd: &Obj, any: bool) -> Res {
+fn remove(this: &Inst<EventLoop>, direction: Direction, file: &Obj, any: bool) -> Res {
     if this.scheduler.closed.get() {
         return Ok(false.into());
     }
-    let fd = if any { descriptor(fd)? } else { this.driver.descriptor_without_transport(fd)? };
+    if !any {
+        this.driver.transports.ensure_none(file)?;
+    }
+    // A file that was closed while it was watched is known by itself, as in `selectors`.
+    let fd = this.driver.watched_descriptor(file)?;
     Ok(this.driver.clear_callback(fd, direction)?.into())
 }
 
