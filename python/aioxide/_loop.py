@@ -55,6 +55,21 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     may only call `call_soon_threadsafe`. Close it, or it warns.
     """
 
+    # In slots, so that the instance's dict stays unmade until somebody sets an attribute: with one, each look-up of
+    # `loop.call_soon` in Python code searches it first (3.11 and later cannot specialise the access).
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_asyncgens",
+        "_asyncgens_shutdown_called",
+        "_coroutine_origin_depth",
+        "_default_executor",
+        "_exception_handler",
+        "_executor_shutdown_called",
+        "_signal_handlers",
+        "slow_callback_duration",
+    )
+
     def __init__(self) -> None:
         super().__init__()
         self.slow_callback_duration = 0.1

@@ -73,16 +73,17 @@ class Sockets(LoopPart):
             sent = sock.send(data)
         except _NOT_READY:
             sent = 0
-        if sent == len(data):
-            return
-        with memoryview(data).cast("B") as rest:
-            while sent < len(rest):
-                await self._until_writable(sock)
-                try:
-                    with rest[sent:] as piece:
-                        sent += sock.send(piece)
-                except _NOT_READY:
-                    continue
+        with memoryview(data) as view:
+            if sent == view.nbytes:
+                return
+            with view.cast("B") as rest:
+                while sent < len(rest):
+                    await self._until_writable(sock)
+                    try:
+                        with rest[sent:] as piece:
+                            sent += sock.send(piece)
+                    except _NOT_READY:
+                        continue
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect to `address`, resolving it for IP sockets. Same as `loop.sock_connect`."""

@@ -73,6 +73,49 @@ fn write_like_a_signal_handler(fd: RawFd, bytes: &[u8]) {
 }
 
 #[test]
+fn a_closed_pipe_has_no_descriptors_and_wakes_nobody() {
+    let pipe = WakePipe::new().unwrap();
+    let fds = [pipe.reader_fd(), pipe.writer_fd()];
+    assert!(fds.iter().all(|&fd| is_open(fd)));
+    pipe.wake().unwrap();
+    pipe.close();
+    pipe.close();
+    assert!(!fds.iter().any(|&fd| is_open(fd)));
+    pipe.wake().unwrap();
+    assert_eq!(pipe.drain().unwrap(), []);
+    assert_eq!([pipe.reader_fd(), pipe.writer_fd()], [-1, -1]);
+    pipe.renew().unwrap();
+    assert_eq!(pipe.reader_fd(), -1);
+}
+
+fn is_open(fd: RawFd) -> bool {
+    std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok()
+}
+
+#[test]
+fn a_renewed_pipe_is_another_one_under_the_same_numbers() {
+    let pipe = WakePipe::new().unwrap();
+    let fds = [pipe.reader_fd(), pipe.writer_fd()];
+    let name = |fd: RawFd| std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+    let before = name(fds[0]);
+    pipe.wake().unwrap();
+    write_like_a_signal_handler(pipe.writer_fd(), &[2]);
+    pipe.renew().unwrap();
+    assert_eq!([pipe.reader_fd(), pipe.writer_fd()], fds);
+    assert_ne!(name(fds[0]), before);
+    assert_eq!(name(fds[0]), name(fds[1]));
+    assert_eq!(pipe.drain().unwrap(), [], "what lay in the old one is its other owner's");
+    write_like_a_signal_handler(pipe.writer_fd(), &[15]);
+    pipe.wake().unwrap();
+    assert_eq!(pipe.drain().unwrap(), [15]);
+    for fd in fds {
+        // SAFETY: the pipe keeps it open.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+        assert!(fcntl_getfd(fd).unwrap().contains(FdFlags::CLOEXEC));
+    }
+}
+
+#[test]
 fn waking_a_full_pipe_neither_blocks_nor_fails_and_one_drain_empties_it() {
     let pipe = WakePipe::new().unwrap();
     (0..100_000).for_each(|_| pipe.wake().unwrap());

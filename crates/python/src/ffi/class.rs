@@ -19,6 +19,7 @@ use pyo3_ffi as c;
 use super::error::Res;
 use super::object::{Obj, Ref, Slot};
 use super::trampoline::Method;
+use super::trash;
 
 /// What the garbage collector calls back.
 pub struct Visit {
@@ -71,6 +72,13 @@ pub struct Class {
     base_traverse: Cell<Option<c::traverseproc>>,
     base_clear: Cell<Option<c::inquiry>>,
     finalizer: Cell<Option<c::destructor>>,
+    /// A class without storage of its own that was derived by `build_derived`: its instances have the same size.
+    derived: Cell<*mut c::PyTypeObject>,
+    /// Memory of dead instances, ready for the next ones; linked through the place of the Rust value.
+    spare: Cell<*mut c::PyObject>,
+    spare_count: Cell<u32>,
+    /// How many dead instances are kept; 0 for classes that are seldom made.
+    spare_max: Cell<u32>,
     /// Offset of an own `__dict__` pointer, 0 if the class makes none.
     dict: Cell<isize>,
     /// Offset of a `__slots__` member inherited from a Python class, 0 if none (see `slot_of_python_base`).
@@ -90,6 +98,10 @@ impl Class {
             base_traverse: Cell::new(None),
             base_clear: Cell::new(None),
             finalizer: Cell::new(None),
+            derived: Cell::new(ptr::null_mut()),
+            spare: Cell::new(ptr::null_mut()),
+            spare_count: Cell::new(0),
+            spare_max: Cell::new(0),
             dict: Cell::new(0),
             inherited_slot: Cell::new(0),
         }
@@ -99,6 +111,45 @@ impl Class {
     pub fn type_object(&self) -> &Obj {
         // SAFETY: built at import, and kept for ever by a reference of ours.
         unsafe { Obj::from_raw(self.type_.get().cast()) }
+    }
+
+    /// Memory of a dead instance for a new one of `type_`.
+    #[inline]
+    fn take_spare(&self, type_: *mut c::PyTypeObject) -> Option<*mut c::PyObject> {
+        let spare = self.spare.get();
+        if spare.is_null() || (type_ != self.type_.get() && type_ != self.derived.get()) {
+            return None;
+        }
+        // SAFETY: `keep_spare` has put the next link there.
+        unsafe { self.spare.set(*field(spare, self.offset.get())) };
+        self.spare_count.set(self.spare_count.get() - 1);
+        Some(spare)
+    }
+
+    /// Keep the memory of an instance that is dead and cleared; false if it is to be freed.
+    ///
+    /// # Safety
+    /// `o` is an untracked instance with no references left inside; its Rust value has been dropped.
+    #[inline]
+    unsafe fn keep_spare(&self, o: *mut c::PyObject, type_: *mut c::PyTypeObject, is_gc: bool) -> bool {
+        // A debug interpreter counts references and blocks, and one without a GIL ties memory to threads.
+        let is_off = cfg!(any(Py_DEBUG, Py_GIL_DISABLED));
+        if is_off
+            || self.spare_count.get() >= self.spare_max.get()
+            || (type_ != self.type_.get() && type_ != self.derived.get())
+        {
+            return false;
+        }
+        // SAFETY: the caller's promise. The collector's mark of a finalizer that has run would outlive the object.
+        unsafe {
+            if is_gc && c::PyObject_GC_IsFinalized(o) != 0 {
+                return false;
+            }
+            *field(o, self.offset.get()) = self.spare.get();
+        }
+        self.spare.set(o);
+        self.spare_count.set(self.spare_count.get() + 1);
+        true
     }
 
     #[inline]
@@ -223,6 +274,17 @@ impl<T: Native> Owned<T> {
 
 #[inline]
 fn allocate<T: Native>(type_: *mut c::PyTypeObject, value: T) -> Res<Owned<T>> {
+    if let Some(spare) = T::class().take_spare(type_) {
+        // SAFETY: memory of a dead instance: its base storage was cleared, and its Rust value is written anew here.
+        unsafe {
+            spare.cast::<u8>().add(T::class().offset.get()).cast::<T>().write(value);
+            c::PyObject_Init(spare, type_);
+            if c::PyType_IS_GC(type_) != 0 {
+                c::PyObject_GC_Track(spare.cast());
+            }
+            return Ok(Owned(Ref::from_new(spare), PhantomData));
+        }
+    }
     // SAFETY: the type's own allocator gives a zeroed instance with room for T at the offset; nobody has seen it yet.
     // (The collector may, from inside the allocator only; it is untracked until then, and T is written right after.)
     unsafe {
@@ -309,6 +371,12 @@ impl<T: Native> ClassBuilder<T> {
 
     pub fn with_weaklist(mut self) -> Self {
         self.has_weaklist = true;
+        self
+    }
+
+    /// Keep the memory of up to `n` dead instances: for objects that programs make and drop all the time.
+    pub fn pooled(self, n: u32) -> Self {
+        T::class().spare_max.set(n);
         self
     }
 
@@ -441,6 +509,9 @@ impl<T: Native> ClassBuilder<T> {
             Ref::from_owned(c::PyType_FromSpecWithBases(&raw mut spec, bases))?
         };
         class.type_.set(made.clone().into_raw().cast());
+        if derived {
+            T::class().derived.set(class.type_.get());
+        }
         // SAFETY: a live type.
         class.finalizer.set(unsafe { (*class.type_.get()).tp_finalize });
         Ok(made)
@@ -537,8 +608,21 @@ unsafe fn take_field(o: *mut c::PyObject, offset: usize) {
 }
 
 unsafe extern "C" fn dealloc<T: Native>(o: *mut c::PyObject) {
-    // SAFETY: the interpreter passes an instance nobody refers to any more. The order is that of CPython's own
-    // deallocators: finalizer (may resurrect), untrack, weak references, own fields, base, memory, type.
+    // SAFETY: the interpreter passes an instance nobody refers to any more. One of a subclass comes from CPython's own
+    // `subtype_dealloc`, which bounds the depth itself and must not be left half-way.
+    unsafe {
+        let is_whole = || (*c::Py_TYPE(o)).tp_dealloc.is_some_and(|f| ptr::fn_addr_eq(f, dealloc::<T> as c::destructor));
+        if trash::is_deep() && is_whole() {
+            trash::keep(o, destroy::<T>);
+        } else {
+            trash::nested(|| destroy::<T>(o));
+        }
+    }
+}
+
+unsafe fn destroy<T: Native>(o: *mut c::PyObject) {
+    // SAFETY: as for `dealloc`. The order is that of CPython's own deallocators: finalizer (may resurrect), untrack, weak
+    // references, own fields, base, memory, type.
     unsafe {
         let type_ = c::Py_TYPE(o);
         let class = T::class();
@@ -546,7 +630,7 @@ unsafe extern "C" fn dealloc<T: Native>(o: *mut c::PyObject) {
         if let Some(finalizer) = (*type_).tp_finalize {
             // A subclass's `__del__` is always called; our own only if it has something to say.
             let is_ours = class.finalizer.get().is_some_and(|f| ptr::fn_addr_eq(f, finalizer));
-            if !(is_ours && !(*value).needs_finalizer()) && c::PyObject_CallFinalizerFromDealloc(o) < 0 {
+            if (!is_ours || (*value).needs_finalizer()) && c::PyObject_CallFinalizerFromDealloc(o) < 0 {
                 return;
             }
         }
@@ -554,13 +638,15 @@ unsafe extern "C" fn dealloc<T: Native>(o: *mut c::PyObject) {
         if gc {
             c::PyObject_GC_UnTrack(o.cast());
         }
-        if class.weaklist.get() != 0 {
+        if class.weaklist.get() != 0 && !(*field(o, class.weaklist.get() as usize)).is_null() {
             c::PyObject_ClearWeakRefs(o);
         }
         ptr::drop_in_place(value);
         clear_base(class, o);
-        if let Some(free) = (*type_).tp_free {
-            free(o.cast());
+        if !class.keep_spare(o, type_, gc) {
+            if let Some(free) = (*type_).tp_free {
+                free(o.cast());
+            }
         }
         c::Py_DECREF(type_.cast());
     }

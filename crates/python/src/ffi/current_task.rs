@@ -19,6 +19,11 @@ unsafe extern "C" {
         item: *mut c::PyObject,
         hash: c::Py_hash_t,
     ) -> std::ffi::c_int;
+    fn _PyDict_DelItem_KnownHash(
+        dict: *mut c::PyObject,
+        key: *mut c::PyObject,
+        hash: c::Py_hash_t,
+    ) -> std::ffi::c_int;
 }
 
 /// `dict[key] = value` without hashing.
@@ -42,6 +47,16 @@ pub fn dict_discard(dict: &Obj, key: &Obj) {
     // SAFETY: a dict and a live key.
     unsafe {
         if c::PyDict_DelItem(dict.as_ptr(), key.as_ptr()) < 0 {
+            c::PyErr_Clear();
+        }
+    }
+}
+
+/// The same without hashing.
+pub fn dict_discard_known_hash(dict: &Obj, key: &Obj, hash: isize) {
+    // SAFETY: a dict, a live key and its own hash.
+    unsafe {
+        if _PyDict_DelItem_KnownHash(dict.as_ptr(), key.as_ptr(), hash as _) < 0 {
             c::PyErr_Clear();
         }
     }

@@ -26,6 +26,7 @@ mod object;
 mod once;
 mod socket_fd;
 mod text;
+mod trash;
 pub mod asyncio_layout;
 pub mod current_task;
 pub mod send;

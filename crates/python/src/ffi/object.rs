@@ -47,6 +47,12 @@ impl Obj {
         }
     }
 
+    /// The address: `id(self)`.
+    #[inline]
+    pub fn address(&self) -> usize {
+        ptr::from_ref(self) as usize
+    }
+
     /// Identity, Python's `is`.
     #[inline]
     pub fn is(&self, other: &Obj) -> bool {
@@ -180,7 +186,7 @@ impl Obj {
         // SAFETY: a live object.
         match unsafe { c::PyObject_Hash(self.as_ptr()) } {
             -1 => Err(Raised::witness()),
-            n => Ok(n as isize),
+            n => Ok(n),
         }
     }
 

@@ -209,8 +209,9 @@ macro_rules! finalizer {
         unsafe extern "C" fn f(me: *mut pyo3_ffi::PyObject) {
             $crate::ffi::Raised::aside(|| {
                 // SAFETY: a slot is only called for instances of its type.
+                let this = unsafe { $crate::ffi::trampoline::inst::<$t>(me) };
                 $crate::ffi::trampoline::guarded((), || {
-                    $f(unsafe { $crate::ffi::trampoline::inst::<$t>(me) });
+                    $f(this);
                     Ok(())
                 });
                 if let Some(raised) = $crate::ffi::Raised::occurred() {
@@ -446,12 +447,38 @@ macro_rules! objarg {
     }};
 }
 
+/// Tells bound methods made from one definition from all others.
+pub struct MethodId(*const c::PyMethodDef);
+
+impl MethodId {
+    /// What `function` is bound to, if it is a bound method of this definition.
+    #[inline]
+    pub fn bound_to<'a>(&self, function: &'a Obj) -> Option<&'a Obj> {
+        bound_to(self.0, function)
+    }
+}
+
 /// Put a method into `class` whose descriptor accepts every instance of `declared_for`.
-pub fn add_method(class: &Obj, declared_for: &Obj, name: &'static CStr, m: Method, doc: &'static CStr) -> Res<()> {
+pub fn add_method(class: &Obj, declared_for: &Obj, name: &'static CStr, m: Method, doc: &'static CStr) -> Res<MethodId> {
     let definition = Box::leak(Box::new(m.definition(name, doc)));
+    let id = MethodId(definition);
     // SAFETY: a live type and a definition that is never freed.
     let descriptor = unsafe { Ref::from_owned(c::PyDescr_NewMethod(declared_for.as_ptr().cast(), definition))? };
-    class.setattr(&*super::intern(name.to_str().unwrap_or_default())?, &descriptor)
+    class.setattr(&*super::intern(name.to_str().unwrap_or_default())?, &descriptor)?;
+    Ok(id)
+}
+
+/// What a builtin function made from `definition` is bound to; None for anything else.
+#[inline]
+fn bound_to(definition: *const c::PyMethodDef, function: &Obj) -> Option<&Obj> {
+    // SAFETY: a live object; the fields are read only if it is exactly a builtin function, which keeps its self alive.
+    unsafe {
+        if c::PyCFunction_CheckExact(function.as_ptr()) == 0 {
+            return None;
+        }
+        let f = &*function.as_ptr().cast::<c::PyCFunctionObject>();
+        (ptr::eq(f.m_ml, definition) && !f.m_self.is_null()).then(|| Obj::from_raw(f.m_self))
+    }
 }
 
 /// A definition for `bound`: `fn(&Obj me, &Obj argument) -> Res`.
@@ -485,14 +512,7 @@ impl Definition {
     /// What a function made by `bind` is bound to; None for anything else.
     #[inline]
     pub fn bound_to<'a>(&'static self, function: &'a Obj) -> Option<&'a Obj> {
-        // SAFETY: a live object; the fields are read only if it is exactly a builtin function.
-        unsafe {
-            if c::PyCFunction_CheckExact(function.as_ptr()) == 0 {
-                return None;
-            }
-            let f = &*function.as_ptr().cast::<c::PyCFunctionObject>();
-            (ptr::eq(f.m_ml, &raw const self.0) && !f.m_self.is_null()).then(|| Obj::from_raw(f.m_self))
-        }
+        bound_to(&raw const self.0, function)
     }
 }
 

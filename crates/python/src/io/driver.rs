@@ -200,6 +200,8 @@ impl Driver {
 
     #[cold]
     fn after_fork(&self) -> Res<()> {
+        // The pipe first: the new set watches what its number means then.
+        self.pipe.renew().map_err(|e| Raised::os(&e))?;
         let outcome = self
             .reactor
             .borrow_mut()
@@ -214,9 +216,10 @@ impl Driver {
         }
     }
 
-    /// Close the epoll set and drop the watchers: transports that nobody else holds end here, with their warning.
+    /// Close the epoll set and the pipe, and drop the watchers: transports that nobody else holds end here, with their warning.
     pub fn close(&self) {
         let reactor = self.reactor.take();
+        self.pipe.close();
         drop(reactor);
     }
 

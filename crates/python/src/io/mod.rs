@@ -43,6 +43,18 @@ pub fn run(work: &Obj, what: u32) -> Res<()> {
     }
 }
 
+/// Do `then` whatever came of `first`, whose error counts. Nothing may be called while an error is set, so it is set aside.
+fn finally(first: Res<()>, then: impl FnOnce() -> Res<()>) -> Res<()> {
+    let Err(raised) = first else {
+        return then();
+    };
+    let exception = raised.take();
+    if let Err(second) = then() {
+        second.forget();
+    }
+    Err(Raised::raise(exception))
+}
+
 /// What a callback of ours left uncaught, reported as `Handle._run` does.
 #[cold]
 fn report_stray(raised: Raised, event_loop: Option<Ref>, me: &Obj, callback: &str) -> Res<()> {

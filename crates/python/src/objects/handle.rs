@@ -2,10 +2,13 @@
 //!
 //! CPython counterpart: `asyncio.events.Handle`. One Rust struct serves both classes; `TimerHandle` adds only behaviour.
 //!
-//! Handles are not tracked by the garbage collector (a tracked object costs 10 ns more, and a busy loop makes one per
-//! callback). Instead the loop visits what a handle refers to on its behalf, but only while the loop's queue is the
-//! handle's sole owner: if anybody else holds the handle, its references count as coming from outside, which keeps
-//! everything alive. A handle refers to its loop, so a loop whose handle somebody holds is alive itself.
+//! Handles are not tracked by the garbage collector (decision 0003: a timer would cost a fifth more, and a busy loop makes
+//! a handle per callback). Instead the loop visits what a handle refers to on its behalf, but only while the loop's queue
+//! is the handle's sole owner: if anybody else holds the handle, its references count as coming from outside, which keeps
+//! everything alive.
+//!
+//! So a handle lets go of everything, of its loop too, as soon as it cannot run any more: when it ran, was cancelled, or
+//! its loop was closed. From then on no cycle leads through it, whoever holds it.
 //!
 //! `isinstance(handle, asyncio.Handle)` holds through `__class__`: asyncio's own class has eight slots that native code
 //! does not need, and would double the size.
@@ -33,11 +36,16 @@ pub struct Handle {
     cancelled: Cell<bool>,
     /// In the loop's timer heap.
     scheduled: Cell<bool>,
+    /// The callback is native and runs no Python code, so it cannot see who the current task is.
+    quiet: Cell<bool>,
     /// Run again and again (`add_reader`): the callback is kept.
     persistent: Cell<bool>,
     /// Absolute time in seconds of `loop.time()`; meaningless for a plain Handle.
     when: Cell<f64>,
     source_traceback: Slot,
+    /// A reentrant lock that `run` and `cancel` hold, for handles of `call_soon_threadsafe` (3.14+): whoever cancels one from
+    /// another thread knows afterwards that the callback does not run.
+    lock: Slot,
     /// Kept for messages after a cancel in debug mode, as asyncio does.
     frozen_repr: Slot,
 }
@@ -77,9 +85,11 @@ impl Handle {
             event_loop: Slot::of(event_loop.to_ref()),
             cancelled: Cell::new(false),
             scheduled: Cell::new(false),
+            quiet: Cell::new(false),
             persistent: Cell::new(false),
             when: Cell::new(when),
             source_traceback: Slot::empty(),
+            lock: Slot::empty(),
             frozen_repr: Slot::empty(),
         })
     }
@@ -96,6 +106,22 @@ impl Handle {
         self.scheduled.set(false);
     }
 
+    /// Make `run` and `cancel` exclude one another across threads, as asyncio does from 3.14 on.
+    pub fn guard_by_lock(&self) -> Res<()> {
+        #[cfg(Py_3_14)]
+        self.lock.put(crate::ffi::import_attr("_thread", "RLock")?.call0()?);
+        Ok(())
+    }
+
+    pub fn mark_quiet(&self) {
+        self.quiet.set(true);
+    }
+
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        self.quiet.get()
+    }
+
     pub fn mark_persistent(&self) {
         self.persistent.set(true);
     }
@@ -106,6 +132,13 @@ impl Handle {
 
     pub fn source_traceback(&self) -> Option<Ref> {
         self.source_traceback.get()
+    }
+
+    /// It will not run any more: refer to nothing that could lead back here.
+    pub fn let_go(&self) {
+        let payload = self.payload.take();
+        self.event_loop.clear();
+        drop(payload);
     }
 }
 
@@ -118,22 +151,55 @@ impl Inst<Handle> {
         if self.cancelled.get() {
             return Ok(());
         }
+        if self.lock.is_some() { self.locked(Inst::run_unlocked) } else { self.run_unlocked() }
+    }
+
+    /// Hold the lock, if there is one, while `f` runs.
+    fn locked<T>(&self, f: impl FnOnce(&Self) -> Res<T>) -> Res<T> {
+        let Some(lock) = self.lock.get() else {
+            return f(self);
+        };
+        lock.call_method(name!("acquire"), [])?;
+        let r = f(self);
+        let pending = match r {
+            Ok(v) => {
+                lock.call_method(name!("release"), [])?;
+                return Ok(v);
+            }
+            Err(raised) => raised.take(),
+        };
+        lock.call_method(name!("release"), [])?;
+        Err(Raised::raise(pending))
+    }
+
+    fn run_unlocked(&self) -> Res<()> {
+        if self.cancelled.get() {
+            return Ok(());
+        }
         let Some(payload) = self.payload.take() else {
             return Ok(());
         };
         let outcome = Context::run(&payload.context, || payload.callback.call_vector(&payload.args).map(drop));
-        match outcome {
-            Ok(()) if !self.persistent.get() => Ok(()),
+        let outcome = match outcome {
+            Ok(()) if !self.persistent.get() => {
+                self.event_loop.clear();
+                return Ok(());
+            }
             Ok(()) => {
                 self.put_back(payload);
                 Ok(())
             }
             Err(raised) => {
+                // The report shows the handle with its callback.
                 let (callback, args) = (payload.callback.clone(), payload.args.to_tuple());
                 self.put_back(payload);
                 self.report(raised, &callback, args)
             }
+        };
+        if self.cancelled.get() || !self.persistent.get() {
+            self.let_go();
         }
+        outcome
     }
 
     fn put_back(&self, payload: Payload) {
@@ -161,6 +227,10 @@ impl Inst<Handle> {
 
     /// Same as `asyncio.Handle.cancel`.
     pub fn cancel(&self) -> Res<()> {
+        self.locked(Inst::cancel_unlocked)
+    }
+
+    fn cancel_unlocked(&self) -> Res<()> {
         if self.cancelled.replace(true) {
             return Ok(());
         }
@@ -178,8 +248,10 @@ impl Inst<Handle> {
                 }
             }
         }
-        let payload = self.payload.take();
-        drop(payload);
+        // One that is running has no payload here, and needs its loop if the callback raises.
+        if self.payload.borrow().is_some() {
+            self.let_go();
+        }
         Ok(())
     }
 
@@ -239,9 +311,11 @@ fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
         event_loop: Slot::empty(),
         cancelled: Cell::new(false),
         scheduled: Cell::new(false),
+        quiet: Cell::new(false),
         persistent: Cell::new(false),
         when: Cell::new(0.0),
         source_traceback: Slot::empty(),
+        lock: Slot::empty(),
         frozen_repr: Slot::empty(),
     };
     Owned::of_class(class, value).map(Owned::into_ref)
@@ -276,7 +350,7 @@ fn py_cancel(this: &Inst<Handle>) -> Res {
 }
 
 fn py_cancelled(this: &Inst<Handle>) -> Res {
-    Ok(this.cancelled.get().into())
+    this.locked(|this| Ok(this.cancelled.get().into()))
 }
 
 fn py_run(this: &Inst<Handle>) -> Res {
@@ -315,7 +389,10 @@ fn when(this: &Inst<Handle>) -> Res {
     float(this.when.get())
 }
 
-fn class_of_handle(_: &Inst<Handle>) -> Res {
+fn class_of_handle(this: &Inst<Handle>) -> Res {
+    if this.lock.is_some() {
+        return crate::ffi::import_attr("asyncio.events", "_ThreadSafeHandle");
+    }
     Ok(imports().handle_class.clone())
 }
 
@@ -397,6 +474,7 @@ pub fn build() -> Res<(Ref, Ref)> {
         c"Handle(callback, args, loop, context=None)\n--\n\nA callback in the ready queue. Same as asyncio.Handle.",
     ))
     .subclassable()
+    .pooled(256)
     .with_weaklist()
     .slot(pyo3_ffi::Py_tp_init, initializer!(Handle, init))
     .method(c"cancel", noargs!(Handle, py_cancel), c"Cancel the callback; it will not run. Loop's thread only.")

@@ -74,8 +74,17 @@ imports! {
 
 static IMPORTS: Once<Imports> = Once::new();
 
-pub fn load() -> Res<()> {
+static HEXVERSION: Once<i64> = Once::new();
+
+/// `sys.hexversion` of the interpreter that runs us, which may be a later patch release than the one we were built for.
+pub fn hexversion() -> i64 {
+    *HEXVERSION.get()
+}
+
+/// Load all imports, once; `running` is `sys.hexversion`.
+pub fn load(running: i64) -> Res<()> {
     if !IMPORTS.is_set() {
+        HEXVERSION.set(running);
         let loaded = Imports::load()?;
         IMPORTS.set(loaded);
     }

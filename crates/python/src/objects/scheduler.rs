@@ -35,10 +35,6 @@ pub enum Entry {
     Native(Ref, u32),
 }
 
-/// The latest published current task of the loop (D6).
-#[derive(Default)]
-pub struct Published(pub Cell<bool>);
-
 pub struct Scheduler {
     ready: RefCell<ReadyQueue<Entry>>,
     timers: RefCell<TimerHeap<Owned<Handle>>>,
@@ -51,7 +47,8 @@ pub struct Scheduler {
     pub closed: Cell<bool>,
     /// Nobody has overridden `call_soon`: completions may go straight into the queue.
     pub direct: Cell<bool>,
-    pub published: Published,
+    /// Address of the task that is published as the current one (D6); 0 if none is.
+    pub published: Cell<usize>,
     /// `hash(loop)`, for the dict of current tasks.
     pub loop_hash: Cell<isize>,
     pub task_factory: Slot,
@@ -72,7 +69,7 @@ impl Scheduler {
             debug: Cell::new(false),
             closed: Cell::new(false),
             direct: Cell::new(true),
-            published: Published::default(),
+            published: Cell::new(0),
             loop_hash: Cell::new(0),
             task_factory: Slot::empty(),
         })
@@ -269,8 +266,15 @@ impl Scheduler {
         self.cancelled_timers.set(0);
         let mut arrived = Vec::new();
         self.inbox.drain_into(&mut arrived);
+        // Nothing of this will run: handles that the program keeps must not keep what they would have called.
         for t in timers.iter() {
             t.mark_unscheduled();
+            t.let_go();
+        }
+        for entry in ready.iter().chain(arrived.iter().map(|CrossThread(entry)| entry)) {
+            if let Entry::Handle(h) = entry {
+                h.let_go();
+            }
         }
         drop((ready, timers, arrived));
     }

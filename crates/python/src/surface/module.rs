@@ -7,13 +7,6 @@ use crate::objects::{future, handle, names};
 use crate::tasks::task::{self, registry};
 use crate::{function, io, name};
 
-static HEXVERSION: Once<i64> = Once::new();
-
-/// `sys.hexversion` of the interpreter that runs us, which may be a later patch release than the one we were built for.
-pub fn hexversion() -> i64 {
-    *HEXVERSION.get()
-}
-
 /// Fill the module in. A second import (after `del sys.modules[...]`) gets the same classes.
 pub fn execute(module: &Obj) -> Res<()> {
     refuse_subinterpreter()?;
@@ -21,9 +14,8 @@ pub fn execute(module: &Obj) -> Res<()> {
     if running >> 16 != built_for() {
         return Err(Raised::new(exc::import_error(), "aioxide: this extension was built for another version of Python"));
     }
-    names::load()?;
-    if !HEXVERSION.is_set() {
-        HEXVERSION.set(running);
+    names::load(running)?;
+    if !CLASSES.is_set() {
         CLASSES.set(build_classes()?);
     }
     let classes = CLASSES.get();

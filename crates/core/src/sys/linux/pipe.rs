@@ -11,32 +11,50 @@
 //! add the signal numbers up. Why no socket pair: a pipe is the cheaper file, and Windows, which
 //! needs the socket, has its own seat in `sys`.
 //!
-//! After a fork the child shares the pipe with its parent and would steal wake-ups: it makes a new one.
+//! After a fork the child shares the pipe with its parent and would steal wake-ups: it makes a new one under the
+//! same numbers, which the epoll set and the interpreter know.
+//!
+//! The mutex is for a wake-up that races with the close: a number closed may be another file's. It is taken once per
+//! sleep, beside a system call.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, MutexGuard};
 
-use rustix::io::{Errno, read, write};
+use rustix::io::{DupFlags, Errno, dup3, read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-/// Both ends of a self-pipe; closed on drop. Waking is allowed from every thread.
+/// Both ends of a self-pipe; closed by [`close`](Self::close) or on drop. Waking is allowed from every thread.
 #[derive(Debug)]
-pub struct WakePipe {
+pub struct WakePipe(Mutex<Option<Ends>>);
+
+#[derive(Debug)]
+struct Ends {
     reader: OwnedFd,
     writer: OwnedFd,
+}
+
+impl Ends {
+    fn new() -> io::Result<Self> {
+        let (reader, writer) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        Ok(Self { reader, writer })
+    }
 }
 
 impl WakePipe {
     /// `pipe2(O_NONBLOCK | O_CLOEXEC)`
     pub fn new() -> io::Result<Self> {
-        let (reader, writer) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-        Ok(Self { reader, writer })
+        Ends::new().map(|ends| Self(Mutex::new(Some(ends))))
     }
 
-    /// Makes the reading end readable. Never blocks; a full pipe is success.
+    /// Makes the reading end readable. Never blocks; a full pipe is success, and so is a closed one: nobody sleeps.
     pub fn wake(&self) -> io::Result<()> {
+        let ends = self.ends();
+        let Some(ends) = ends.as_ref() else {
+            return Ok(());
+        };
         loop {
-            match write(&self.writer, &[0]) {
+            match write(&ends.writer, &[0]) {
                 Ok(_) | Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -48,9 +66,13 @@ impl WakePipe {
     /// [`wake`](Self::wake) are left out, so the usual drain allocates nothing.
     pub fn drain(&self) -> io::Result<Vec<u8>> {
         let mut signals = Vec::new();
+        let ends = self.ends();
+        let Some(ends) = ends.as_ref() else {
+            return Ok(signals);
+        };
         let mut buffer = [0_u8; 512];
         loop {
-            match read(&self.reader, &mut buffer) {
+            match read(&ends.reader, &mut buffer) {
                 Ok(count) => {
                     signals.extend(buffer[..count].iter().copied().filter(|&byte| byte != 0));
                     // A short read has emptied the pipe: the next would only say EAGAIN.
@@ -65,13 +87,41 @@ impl WakePipe {
         }
     }
 
-    /// The end to watch.
-    pub fn reader_fd(&self) -> RawFd {
-        self.reader.as_raw_fd()
+    /// Closes both ends; wake-ups do nothing from then on.
+    pub fn close(&self) {
+        drop(self.ends().take());
     }
 
-    /// The end for `signal.set_wakeup_fd`.
+    /// For the child of a fork: a pipe of its own in the place of the parent's, under the same numbers.
+    pub fn renew(&self) -> io::Result<()> {
+        let mut ends = self.ends();
+        let Some(ends) = ends.as_mut() else {
+            return Ok(());
+        };
+        let fresh = Ends::new()?;
+        dup3(&fresh.reader, &mut ends.reader, DupFlags::CLOEXEC)?;
+        dup3(&fresh.writer, &mut ends.writer, DupFlags::CLOEXEC)?;
+        Ok(())
+    }
+
+    /// The end to watch; -1 once closed.
+    pub fn reader_fd(&self) -> RawFd {
+        self.ends()
+            .as_ref()
+            .map_or(-1, |ends| ends.reader.as_raw_fd())
+    }
+
+    /// The end for `signal.set_wakeup_fd`; -1 once closed.
     pub fn writer_fd(&self) -> RawFd {
-        self.writer.as_raw_fd()
+        self.ends()
+            .as_ref()
+            .map_or(-1, |ends| ends.writer.as_raw_fd())
+    }
+
+    /// A poisoned mutex is as good as new: the ends are never half done.
+    fn ends(&self) -> MutexGuard<'_, Option<Ends>> {
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

@@ -14,6 +14,7 @@ use aioxide_core::reactor::Direction;
 use super::SocketTransport;
 use crate::ffi::{Inst, Obj, Raised, Res, exc, none, str_of, string, warn};
 use crate::io::driver::Driver;
+use crate::io::finally;
 use crate::objects::names::imports;
 use crate::objects::report::Report;
 use crate::objects::scheduler::Scheduler;
@@ -25,13 +26,13 @@ impl Inst<SocketTransport> {
         if self.closing.replace(true) {
             return Ok(());
         }
-        self.stop_reading()?;
-        if self.unsent_bytes() != 0 {
-            return Ok(());
-        }
-        self.conn_lost.set(self.conn_lost.get() + 1);
-        self.stop_writing()?;
-        self.schedule_loss(none())
+        finally(self.stop_reading(), || {
+            if self.unsent_bytes() != 0 {
+                return Ok(());
+            }
+            self.conn_lost.set(self.conn_lost.get() + 1);
+            finally(self.stop_writing(), || self.schedule_loss(none()))
+        })
     }
 
     /// Same as `_force_close`: `exception` may be None.
@@ -42,9 +43,9 @@ impl Inst<SocketTransport> {
         self.conn_lost.set(1);
         self.closing.set(true);
         self.discard();
-        self.stop_writing()?;
-        self.stop_reading()?;
-        self.schedule_loss(exception)
+        finally(self.stop_writing(), || {
+            finally(self.stop_reading(), || self.schedule_loss(exception))
+        })
     }
 
     /// Same as `_fatal_error`: an OSError is the network's and only logged, anything else is somebody's bug and reported.
@@ -60,9 +61,9 @@ impl Inst<SocketTransport> {
     }
 
     pub(super) fn fail(&self, exception: &Obj, message: &str) -> Res<()> {
-        let told = self.tell_of(exception, message);
-        self.force_close(exception)?;
-        told
+        finally(self.tell_of(exception, message), || {
+            self.force_close(exception)
+        })
     }
 
     fn tell_of(&self, exception: &Obj, message: &str) -> Res<()> {
@@ -104,42 +105,31 @@ impl Inst<SocketTransport> {
     /// # Errors
     /// What `connection_lost` or the socket's `close` raised, after the rest is done all the same.
     pub(super) fn lose_connection(&self, exception: &Obj) -> Res<()> {
-        let lost = self.protocol.connection_lost(exception);
-        // A second error must not hide the first, nor keep anything open.
-        let lost = lost.map_err(Raised::take);
-        let ended = self.release();
-        match lost {
-            Ok(()) => ended,
-            Err(first) => {
-                if let Err(second) = ended {
-                    second.forget();
-                }
-                Err(Raised::raise(first))
-            }
+        finally(self.protocol.connection_lost(exception), || self.release())
+    }
+
+    /// Let go of a socket that is still somebody else's: the transport could not be made.
+    #[cold]
+    pub(super) fn disown(&self, driver: &Driver) {
+        driver.transports.remove(self.fd.get());
+        self.sock.clear();
+        if let Err(raised) = self.release() {
+            raised.forget();
         }
     }
 
     /// Close the socket and let go of protocol, loop and server.
     fn release(&self) -> Res<()> {
-        let closed = self.close_socket();
-        self.protocol.clear();
-        self.inbound.clear();
-        self.write_context.clear();
-        self.event_loop.clear();
-        let detached = match self.server.take() {
-            Some(server) => server.call_method(name!("_detach"), [self.obj()]).map(drop),
-            None => Ok(()),
-        };
-        match closed {
-            Ok(()) => detached,
-            Err(raised) => {
-                let first = raised.take();
-                if let Err(second) = detached {
-                    second.forget();
-                }
-                Err(Raised::raise(first))
+        finally(self.close_socket(), || {
+            self.protocol.clear();
+            self.inbound.clear();
+            self.write_context.clear();
+            self.event_loop.clear();
+            match self.server.take() {
+                Some(server) => server.call_method(name!("_detach"), [self.obj()]).map(drop),
+                None => Ok(()),
             }
-        }
+        })
     }
 
     /// The watches go first: epoll cannot be told of a descriptor that is closed.
@@ -147,14 +137,13 @@ impl Inst<SocketTransport> {
         let Some(sock) = self.sock.take() else {
             return Ok(());
         };
-        let unwatched = self.stop_reading().and_then(|()| self.stop_writing());
+        if let Err(raised) = finally(self.stop_reading(), || self.stop_writing()) {
+            raised.forget();
+        }
         if let Some(event_loop) = self.event_loop.get() {
             if let Some(driver) = Driver::of(&event_loop) {
                 driver.transports.remove(self.fd.get());
             }
-        }
-        if let Err(raised) = unwatched {
-            raised.forget();
         }
         sock.call_method(name!("close"), []).map(drop)
     }
@@ -193,9 +182,10 @@ pub(super) fn finalize(this: &Inst<SocketTransport>) {
                 Some(this.obj()),
             )
         });
-    for outcome in [warned, this.release()] {
-        if let Err(raised) = outcome {
-            raised.unraisable(this.obj());
-        }
+    if let Err(raised) = warned {
+        raised.unraisable(this.obj());
+    }
+    if let Err(raised) = this.release() {
+        raised.unraisable(this.obj());
     }
 }

@@ -123,6 +123,7 @@ pub fn class() -> Ref {
 ///
 /// # Errors
 /// RuntimeError if the socket already has a transport (3.12+), or the loop is closed; what the socket and the server raise.
+/// Then the socket is still the caller's.
 pub fn make(
     event_loop: &Obj,
     sock: &Obj,
@@ -144,7 +145,7 @@ pub fn make(
         event_loop: Slot::of(event_loop.to_ref()),
         sock: Slot::of(sock.to_ref()),
         fd: Cell::new(fd),
-        server: server.map_or_else(Slot::empty, |s| Slot::of(s.to_ref())),
+        server: Slot::empty(),
         extra: Slot::of(extra),
         protocol: Protocol::default(),
         waiter: waiter.map_or_else(Slot::empty, |w| Slot::of(w.to_ref())),
@@ -157,14 +158,14 @@ pub fn make(
         write_context: Slot::empty(),
         writing: Cell::new(false),
     })?;
-    me.protocol.set(protocol)?;
-    if let Some(server) = server {
-        server.call_method(name!("_attach"), [me.obj()])?;
+    match me.set_up(scheduler, driver, protocol, server) {
+        Ok(()) => Ok(me),
+        Err(raised) => {
+            let exception = raised.take();
+            me.disown(driver);
+            Err(Raised::raise(exception))
+        }
     }
-    driver.transports.insert(fd, me.obj())?;
-    set_nodelay(sock, fd)?;
-    me.schedule_start(scheduler)?;
-    Ok(me)
 }
 
 /// Fill in what `get_extra_info` knows of every socket. The dict is the caller's own, as in asyncio.
@@ -256,6 +257,25 @@ impl Inst<SocketTransport> {
                 &format!("SocketTransport.{callback}"),
             ),
         }
+    }
+
+    fn set_up(
+        &self,
+        scheduler: &Scheduler,
+        driver: &Driver,
+        protocol: &Obj,
+        server: Option<&Obj>,
+    ) -> Res<()> {
+        self.protocol.set(protocol)?;
+        if let Some(server) = server {
+            server.call_method(name!("_attach"), [self.obj()])?;
+            self.server.put(server.to_ref());
+        }
+        driver.transports.insert(self.fd.get(), self.obj())?;
+        if let Some(sock) = self.sock.get() {
+            set_nodelay(&sock, self.fd.get())?;
+        }
+        self.schedule_start(scheduler)
     }
 
     /// `connection_made`, then reading, then the waiter: adjacent in the queue, so nothing comes between.

@@ -5,7 +5,8 @@
 use super::{Callback, Fut, Future, FutureLike, State, waiting};
 use crate::ffi::{Args, ClassBuilder, Context, Inst, Obj, Owned, Raised, Res, exc, int, none, str_of, string};
 use crate::objects::names::imports;
-use crate::ffi::trampoline::add_method;
+use crate::ffi::Once;
+use crate::ffi::trampoline::{MethodId, add_method};
 use crate::{constructor, finalizer, initializer, keywords, name, objarg};
 
 pub fn result<T: FutureLike>(this: &Inst<T>) -> Res {
@@ -26,6 +27,15 @@ pub fn exception<T: FutureLike>(this: &Inst<T>) -> Res {
     let f = Fut::from_inst(this);
     check_has_outcome(f)?;
     f.exception()
+}
+
+static SET_RESULT: Once<MethodId> = Once::new();
+
+/// Is this callback `future.set_result` of a future of ours on a loop of ours? It runs no Python code: done-callbacks are
+/// only queued.
+#[inline]
+pub fn is_own_set_result(callback: &Obj) -> bool {
+    SET_RESULT.get().bound_to(callback).and_then(Fut::of_exact).is_some_and(|f| f.has_direct_loop())
 }
 
 /// The future behind a method that is declared for `_asyncio.Future` (see `build`).
@@ -276,6 +286,7 @@ pub fn build(offset: usize) -> Res {
     )
     .base(&imports().c_future)
     .at_least(offset)
+    .pooled(256)
     .slot(pyo3_ffi::Py_tp_new, constructor!(new))
     .slot(pyo3_ffi::Py_tp_init, initializer!(Future, init))
     .slot(pyo3_ffi::Py_tp_finalize, finalizer!(Future, finalize))
@@ -284,7 +295,8 @@ pub fn build(offset: usize) -> Res {
     // `Future.set_result(task, x)` must work on a Task, as with asyncio's classes; ours cannot derive from one another
     // (each has storage behind another base), so these two are declared for the base that both have.
     let base = &imports().c_future;
-    add_method(&class, base, c"set_result", objarg!(set_result), c"Finish with a result; InvalidStateError if it is done.")?;
+    let text = c"Finish with a result; InvalidStateError if it is done.";
+    SET_RESULT.set(add_method(&class, base, c"set_result", objarg!(set_result), text)?);
     add_method(&class, base, c"set_exception", objarg!(set_exception), c"Finish with an exception, an instance or a class.")?;
     Ok(class)
 }

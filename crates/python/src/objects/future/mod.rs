@@ -23,7 +23,7 @@ use callbacks::Callbacks;
 pub use face::build;
 
 use super::handle::current_stack;
-use super::names::imports;
+use super::names::{hexversion, imports};
 use super::report::Report;
 use super::scheduler::Scheduler;
 use crate::ffi::{Class, Inst, Native, Obj, Once, Raised, Ref, Res, Slot, Visit, exc, none, str_of, string};
@@ -178,6 +178,11 @@ impl<'a> Fut<'a> {
             Some(l) => Ok(l),
             None => Err(Raised::runtime("Future object is not initialized.")),
         }
+    }
+
+    /// Do completions go straight into the ready queue?
+    pub fn has_direct_loop(self) -> bool {
+        self.core.event_loop.get().is_some_and(|l| Scheduler::direct(&l).is_some())
     }
 
     #[inline]
@@ -425,19 +430,17 @@ pub fn default_loop() -> Res {
     }
 }
 
-/// StopIteration would end the generator that awaits the future: TypeError up to 3.11, a RuntimeError in its place since.
+/// StopIteration would end the generator that awaits the future. Since gh-112182 (3.11.8, 3.12.2) a RuntimeError is set in
+/// its place; before, it is refused.
 fn refuse_stop_iteration(e: Ref) -> Res {
     let text = "StopIteration interacts badly with generators and cannot be raised into a Future";
-    #[cfg(Py_3_12)]
-    {
+    let v = hexversion();
+    if v >= 0x030c_0200 || (0x030b_0800..0x030c_0000).contains(&v) {
         let wrapped = exc::runtime_error().call1(&*string(text)?)?;
         wrapped.set_cause(e.clone());
         wrapped.set_context(e);
         Ok(wrapped)
-    }
-    #[cfg(not(Py_3_12))]
-    {
-        let _ = (e, string);
+    } else {
         Err(Raised::type_error(text))
     }
 }

@@ -4,7 +4,7 @@ use super::EventLoop;
 use crate::ffi::{Args, Inst, Obj, Owned, Raised, Res, dict, none, tuple};
 use crate::name;
 use crate::objects::future::{Fut, Future};
-use crate::surface::module::hexversion;
+use crate::objects::names::hexversion;
 use crate::tasks::task::{self, Options};
 
 pub fn create_future(this: &Inst<EventLoop>) -> Res {
@@ -32,6 +32,7 @@ pub fn create_task(this: &Inst<EventLoop>, args: Args) -> Res {
             }
             Ok(task::create(this.obj(), coro, Options { name, context, eager_start })?.into_ref())
         }
+        Some(factory) if cfg!(Py_3_14) => by_factory_as_given(this.obj(), &factory, coro, args),
         Some(factory) => by_factory(this.obj(), &factory, &Parsed { coro, name, context, rest }),
     }
 }
@@ -81,10 +82,20 @@ fn unexpected(key: &Obj) -> Res<Raised> {
     )))
 }
 
-/// The contract with factories has changed more than once: before 3.13.3, and from 3.13.4 on, the name is set afterwards and
-/// the context passed only if there is one; 3.13.3 and 3.14 pass both always.
+/// From 3.14 on the factory gets the keywords that were given, no more and no less.
+fn by_factory_as_given(event_loop: &Obj, factory: &Obj, coro: &Obj, args: Args) -> Res {
+    let kwargs = dict()?;
+    for (key, value) in args.keywords() {
+        if crate::ffi::utf8(key)? != "coro" {
+            kwargs.set_item(key, value)?;
+        }
+    }
+    factory.call_dict(&*tuple([event_loop, coro])?, Some(&kwargs))
+}
+
+/// Before, the name is set afterwards and the context passed only if there is one; but for 3.13.3, which passes both always.
 fn by_factory(event_loop: &Obj, factory: &Obj, p: &Parsed<'_>) -> Res {
-    let passes_all = hexversion() >= 0x030e_0000 || hexversion() >> 8 == 0x0003_0d03;
+    let passes_all = hexversion() >> 8 == 0x0003_0d03;
     let kwargs = dict()?;
     for (key, value) in &p.rest {
         kwargs.set_item(key, value)?;
@@ -98,9 +109,8 @@ fn by_factory(event_loop: &Obj, factory: &Obj, p: &Parsed<'_>) -> Res {
     let task = factory.call_dict(&*tuple([event_loop, p.coro])?, Some(&kwargs))?;
     if !passes_all {
         // Up to 3.12 a factory's object without set_name is taken as it is.
-        match (p.name, task.getattr_opt(name!("set_name"))?) {
-            (Some(name), Some(set_name)) => drop(set_name.call1(name)?),
-            _ => {}
+        if let (Some(name), Some(set_name)) = (p.name, task.getattr_opt(name!("set_name"))?) {
+            set_name.call1(name)?;
         }
     }
     Ok(task)

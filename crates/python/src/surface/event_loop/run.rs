@@ -120,7 +120,9 @@ fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
             None => Ok(()),
         },
         Entry::Handle(h) => {
-            registry::withdraw(scheduler, this.obj());
+            if !h.is_quiet() {
+                registry::withdraw(scheduler, this.obj());
+            }
             h.run()
         }
         Entry::Call(f, argument, context) => {

@@ -6,6 +6,7 @@ use super::EventLoop;
 use crate::ffi::{Args, Inst, Obj, Raised, Res, float, float_value, list, none, string};
 use crate::name;
 use crate::objects::future::callbacks::WAKEUP;
+use crate::objects::future::face::is_own_set_result;
 use crate::objects::handle::{self, Handle};
 use crate::objects::scheduler::Entry;
 
@@ -32,6 +33,9 @@ pub fn call_soon(this: &Inst<EventLoop>, args: Args) -> Res {
         return Ok(none().to_ref());
     }
     let handle = Handle::new(callback, args, this.obj(), context)?;
+    if is_own_set_result(callback) {
+        handle.mark_quiet();
+    }
     handle::queue(scheduler, &handle)?;
     Ok(handle.into_ref())
 }
@@ -41,6 +45,7 @@ pub fn call_soon_threadsafe(this: &Inst<EventLoop>, args: Args) -> Res {
     let (callback, args) = split("call_soon_threadsafe", positional)?;
     this.scheduler.check_closed()?;
     let handle = Handle::new(callback, args, this.obj(), context)?;
+    handle.guard_by_lock()?;
     if this.scheduler.debug.get() {
         check_callback(this, callback, "call_soon_threadsafe")?;
         handle.set_source_traceback(handle::current_stack()?);

@@ -1,6 +1,6 @@
 //! The Python face of a task: construction, and what `_asyncio.Task` adds to a future.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Task, registry, step, task_of};
 use crate::ffi::asyncio_layout::TASK;
@@ -14,9 +14,14 @@ use crate::objects::report::Report;
 use crate::objects::scheduler::Scheduler;
 use crate::{constructor, finalizer, future_methods, getter, initializer, keywords, kwnames, name, noargs, onearg, setter};
 
-thread_local! {
-    /// Numbers of default names. Per thread on purpose: names need only be unique and rising where they are made.
-    static NUMBER: Cell<u64> = const { Cell::new(0) };
+/// The last number of a default name, for all threads. Changed by attached threads only, so it needs no atomic addition.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+#[inline]
+fn next_number() -> u64 {
+    let n = NUMBER.load(Ordering::Relaxed) + 1;
+    NUMBER.store(n, Ordering::Relaxed);
+    n
 }
 
 /// How a task is to be made.
@@ -53,10 +58,7 @@ fn initialise(task: &Inst<Task>, event_loop: &Obj, coro: &Obj, options: Options<
     task.set_coro(Some(coro.to_ref()));
     match options.name.filter(|n| !n.is_none()) {
         Some(n) => task.set_name(text_of(n)?),
-        None => task.number.set(NUMBER.with(|n| {
-            n.set(n.get() + 1);
-            n.get()
-        })),
+        None => task.number.set(next_number()),
     }
     registry::register(task)?;
     if options.eager_start && is_running(event_loop)? {
@@ -97,6 +99,9 @@ fn text_of(name: &Obj) -> Res {
 
 fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
     let task = Owned::<Task>::of_class(class, Task::default())?;
+    // `_asyncio.Task.get_context(task)` takes its own field for filled, also before `__init__`, and would crash.
+    task.set_coro(Some(none().to_ref()));
+    task.set_context(Some(none().to_ref()));
     Ok(task.into_ref())
 }
 
@@ -242,6 +247,7 @@ pub fn build(offset: usize) -> Res<Ref> {
     )
     .base(base)
     .at_least(offset)
+    .pooled(256)
     .slot(pyo3_ffi::Py_tp_new, constructor!(new))
     .slot(pyo3_ffi::Py_tp_init, initializer!(Task, init))
     .slot(pyo3_ffi::Py_tp_finalize, finalizer!(Task, finalize))

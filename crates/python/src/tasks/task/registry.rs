@@ -36,6 +36,11 @@ struct Registry {
     register: Ref,
     #[cfg(Py_3_14)]
     unregister: Ref,
+    /// The call graph (3.14+): who awaits whom.
+    #[cfg(Py_3_14)]
+    add_awaited_by: Ref,
+    #[cfg(Py_3_14)]
+    discard_awaited_by: Ref,
 }
 
 static REGISTRY: Once<Registry> = Once::new();
@@ -46,6 +51,8 @@ pub fn load() -> Res<()> {
         current: import_attr("_asyncio", "_swap_current_task")?,
         register: import_attr("_asyncio", "_register_task")?,
         unregister: import_attr("_asyncio", "_unregister_task")?,
+        add_awaited_by: import_attr("_asyncio", "future_add_to_awaited_by")?,
+        discard_awaited_by: import_attr("_asyncio", "future_discard_from_awaited_by")?,
     };
     #[cfg(not(Py_3_14))]
     let registry = Registry { current: import_attr("asyncio.tasks", "_current_tasks")? };
@@ -56,7 +63,10 @@ pub fn load() -> Res<()> {
 /// Publish `task` as the current one of its loop.
 #[inline]
 pub fn publish(scheduler: &Scheduler, event_loop: &Obj, task: &Obj) -> Res<()> {
-    scheduler.published.0.set(true);
+    // The registry holds a reference, so a published address is not used for another task.
+    if scheduler.published.replace(task.address()) == task.address() {
+        return Ok(());
+    }
     #[cfg(Py_3_14)]
     {
         REGISTRY.get().current.call([event_loop, task]).map(drop)
@@ -71,12 +81,13 @@ pub fn publish(scheduler: &Scheduler, event_loop: &Obj, task: &Obj) -> Res<()> {
 /// Withdraw the published task, if there is one.
 #[inline]
 pub fn withdraw(scheduler: &Scheduler, event_loop: &Obj) {
-    if scheduler.published.0.replace(false) {
-        withdraw_published(event_loop);
+    if scheduler.published.replace(0) != 0 {
+        withdraw_published(scheduler, event_loop);
     }
 }
 
-fn withdraw_published(event_loop: &Obj) {
+fn withdraw_published(scheduler: &Scheduler, event_loop: &Obj) {
+    let _ = scheduler;
     #[cfg(Py_3_14)]
     if let Err(e) = REGISTRY.get().current.call([event_loop, none()]) {
         e.forget();
@@ -84,7 +95,7 @@ fn withdraw_published(event_loop: &Obj) {
     #[cfg(not(Py_3_14))]
     {
         let _ = none;
-        crate::ffi::current_task::dict_discard(&REGISTRY.get().current, event_loop);
+        crate::ffi::current_task::dict_discard_known_hash(&REGISTRY.get().current, event_loop, scheduler.loop_hash.get());
     }
 }
 
@@ -176,4 +187,22 @@ pub fn leave_borrowed(place: &Cell<Place>) {
 /// All pending native tasks, of all loops (up to 3.13).
 pub fn snapshot() -> Vec<Ref> {
     PENDING.snapshot()
+}
+
+/// Note in the call graph that `task` waits for `future` (3.14+; before, there is none).
+#[inline]
+pub fn note_awaiting(future: &Obj, task: &Obj) -> Res<()> {
+    #[cfg(Py_3_14)]
+    REGISTRY.get().add_awaited_by.call([future, task])?;
+    let _ = (future, task);
+    Ok(())
+}
+
+/// `task` no longer waits for `future`.
+#[inline]
+pub fn forget_awaiting(future: &Obj, task: &Obj) -> Res<()> {
+    #[cfg(Py_3_14)]
+    REGISTRY.get().discard_awaited_by.call([future, task])?;
+    let _ = (future, task);
+    Ok(())
 }

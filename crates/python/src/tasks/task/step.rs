@@ -137,6 +137,7 @@ fn park_on_future(task: &Inst<Task>, f: Fut<'_>) -> Res<()> {
     if !f.core.blocking.replace(false) {
         return refuse_yield(task, f.obj);
     }
+    registry::note_awaiting(f.obj, task.obj())?;
     f.add_task(task.obj())?;
     task.waiter.put(f.obj.to_ref());
     if task.must_cancel.get() {
@@ -184,6 +185,7 @@ fn park_on_foreign(task: &Inst<Task>, y: &Obj) -> Res<()> {
     let wakeup = crate::objects::future::callbacks::WAKEUP.bind(task.obj())?;
     let context = task.context().unwrap_or(none()).to_ref();
     y.call_method_kw(name!("add_done_callback"), [&*wakeup, &*context], kwnames!("context"))?;
+    registry::note_awaiting(y, task.obj())?;
     task.waiter.put(y.to_ref());
     if task.must_cancel.get() {
         cancel_new_waiter(task, y)?;

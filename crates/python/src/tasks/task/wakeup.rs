@@ -3,7 +3,7 @@
 //! CPython counterpart: `task_wakeup`. A plain result needs nothing: the coroutine is resumed with None, and the awaiting
 //! iterator asks the future itself. A failure is thrown in, so that a future which was yielded by hand works as well.
 
-use super::{Inst, Task, step, step_in_current_context};
+use super::{Inst, Task, registry, step, step_in_current_context};
 use crate::ffi::{Obj, Raised, Ref, Res, none};
 use crate::name;
 use crate::objects::future::{Fut, State};
@@ -33,6 +33,7 @@ fn raise_exits(raised: Raised) -> Res<Option<Ref>> {
 #[inline]
 pub fn wakeup(scheduler: &Scheduler, event_loop: &Obj, task: &Inst<Task>, future: Ref) -> Res<()> {
     let throw = failure(&future)?;
+    registry::forget_awaiting(&future, task.obj())?;
     drop(future);
     step(scheduler, event_loop, task, throw)
 }
@@ -40,7 +41,9 @@ pub fn wakeup(scheduler: &Scheduler, event_loop: &Obj, task: &Inst<Task>, future
 /// As a done-callback of a future or a loop that is not ours.
 pub fn wakeup_by_call(task: &Obj, future: &Obj) -> Res {
     if let Some(task) = super::task_of(task) {
-        step_in_current_context(task, failure(future)?)?;
+        let throw = failure(future)?;
+        registry::forget_awaiting(future, task.obj())?;
+        step_in_current_context(task, throw)?;
     }
     Ok(none().to_ref())
 }

@@ -1,0 +1,82 @@
+//! Freeing long chains of objects without overflowing the C stack.
+//!
+//! CPython counterpart: `Py_TRASHCAN_BEGIN`, whose shape changed in 3.13 and again in 3.14. A future holds its result, its
+//! callbacks, a task its coroutine and so the future it awaits: dropping the first of a hundred thousand would nest a
+//! deallocator in each other. Beyond a depth objects are put aside instead, and freed when the depth is small again.
+//!
+//! The state is one for all threads and needs no lock: attached threads only, on builds with a GIL. A thread that waits
+//! inside a finalizer keeps its own small part of the depth and nothing else from being freed.
+
+use std::cell::{Cell, RefCell};
+
+use pyo3_ffi as c;
+
+/// Objects are put aside from this depth on; CPython's own limit is 50.
+const DEEP: u32 = 64;
+/// They are freed when it is back here.
+const SHALLOW: u32 = 16;
+
+type Destroy = unsafe fn(*mut c::PyObject);
+
+struct Trash {
+    depth: Cell<u32>,
+    is_empty: Cell<bool>,
+    kept: RefCell<Vec<(*mut c::PyObject, Destroy)>>,
+}
+
+// SAFETY: touched by attached threads only, on builds with a GIL; no borrow lasts across a call into Python.
+unsafe impl Sync for Trash {}
+
+static TRASH: Trash = Trash { depth: Cell::new(0), is_empty: Cell::new(true), kept: RefCell::new(Vec::new()) };
+
+#[inline]
+pub(super) fn is_deep() -> bool {
+    TRASH.depth.get() >= DEEP
+}
+
+/// Put an object aside, to be destroyed later.
+///
+/// # Safety
+/// Nobody refers to `o`, and nobody else destroys it.
+#[cold]
+pub(super) unsafe fn keep(o: *mut c::PyObject, destroy: Destroy) {
+    // SAFETY: a live object. The collector must not meet an object that nobody refers to.
+    unsafe {
+        if c::PyType_IS_GC(c::Py_TYPE(o)) != 0 {
+            c::PyObject_GC_UnTrack(o.cast());
+        }
+    }
+    TRASH.kept.borrow_mut().push((o, destroy));
+    TRASH.is_empty.set(false);
+}
+
+/// Destroy an object one level deeper.
+#[inline]
+pub(super) fn nested(destroy: impl FnOnce()) {
+    let depth = TRASH.depth.get();
+    TRASH.depth.set(depth + 1);
+    destroy();
+    let depth = TRASH.depth.get() - 1;
+    TRASH.depth.set(depth);
+    if !TRASH.is_empty.get() && depth <= SHALLOW {
+        empty();
+    }
+}
+
+#[cold]
+fn empty() {
+    TRASH.depth.set(TRASH.depth.get() + 1);
+    loop {
+        let next = TRASH.kept.borrow_mut().pop();
+        let Some((o, destroy)) = next else { break };
+        // SAFETY: the promise of `keep`; it is whole again, tracked as it was, when its destruction begins.
+        unsafe {
+            if c::PyType_IS_GC(c::Py_TYPE(o)) != 0 {
+                c::PyObject_GC_Track(o.cast());
+            }
+            destroy(o);
+        }
+    }
+    TRASH.is_empty.set(true);
+    TRASH.depth.set(TRASH.depth.get() - 1);
+}

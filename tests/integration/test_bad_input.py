@@ -1,0 +1,892 @@
+"""Bad input, one by one: asyncio's exception and message, nothing leaked, never an abort.
+
+Protocols and callbacks that raise or answer nonsense, descriptors closed behind the loop's back, loops run twice or from
+elsewhere. `no_leaks` (through `run`) counts descriptors and threads.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+from peers import (
+    TOO_MUCH,
+    BufferedRecorder,
+    Recorder,
+    close,
+    connect,
+    receive_exactly,
+    reset,
+    tcp_pair,
+    turns,
+)
+
+
+def raises(name, exception=ZeroDivisionError, base=Recorder):
+    """A protocol one of whose methods raises."""
+
+    def method(self, *args):
+        self.note(name)
+        raise exception("from the protocol")
+
+    return type("Raises", (base,), {name: method})
+
+
+# --- protocols that raise ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "message"),
+    [
+        ("data_received", Recorder, "Fatal error: protocol.data_received() call failed."),
+        ("get_buffer", BufferedRecorder, "Fatal error: protocol.get_buffer() call failed."),
+        ("buffer_updated", BufferedRecorder, "Fatal error: protocol.buffer_updated() call failed."),
+    ],
+)
+def test_a_protocol_that_raises_when_data_arrives_loses_its_connection(run, reports, name, base, message):
+    async def main():
+        protocol, peer = await connect(raises(name, base=base))
+        peer.sendall(b"x")
+        exception = await protocol.lost
+        assert type(exception) is ZeroDivisionError and str(exception) == "from the protocol"
+        assert protocol.calls == ["made", name, "lost"]
+        (report,) = reports.take_whole()
+        assert (report.message, report.exception) == (message, ZeroDivisionError)
+        assert report.others == ("protocol", "transport")
+        peer.close()
+
+    run(main)
+
+
+def test_eof_received_that_raises_loses_the_connection(run, reports):
+    async def main():
+        for base in (Recorder, BufferedRecorder):
+            protocol, peer = await connect(raises("eof_received", base=base))
+            peer.shutdown(socket.SHUT_WR)
+            assert type(await protocol.lost) is ZeroDivisionError
+            assert reports.take() == [
+                ("Fatal error: protocol.eof_received() call failed.", ZeroDivisionError)
+            ]
+            peer.close()
+
+    run(main)
+
+
+def test_an_answer_of_eof_received_that_cannot_be_judged(run, reports):
+    class Undecided:
+        def __bool__(self):
+            raise ZeroDivisionError
+
+    class Answers(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            self.transport.pause_reading()
+            return Undecided()
+
+    async def main():
+        protocol, peer = await connect(Answers)
+        peer.shutdown(socket.SHUT_WR)
+        await protocol.until(lambda: "eof" in protocol.calls)
+        await turns(3)
+        ((message, exception),) = reports.take()
+        assert message.startswith("Exception in callback ") and exception is ZeroDivisionError
+        await close(protocol, peer)
+
+    run(main)
+
+
+def test_connection_made_that_raises_is_reported_and_the_connection_lives(run, reports):
+    async def main():
+        protocol, peer = await connect(raises("connection_made"))
+        ((message, exception),) = reports.take()
+        assert re.match(r"Exception in callback .*method\(<\w*SocketTransport fd=", message), message
+        assert exception is ZeroDivisionError
+        assert protocol.transport is None
+        peer.close()
+        assert await protocol.lost is None
+
+    run(main)
+
+
+def test_connection_lost_that_raises_is_reported_and_the_socket_closed(run, reports):
+    async def main():
+        protocol, peer = await connect(raises("connection_lost"))
+        protocol.transport.close()
+        await protocol.until(lambda: "connection_lost" in protocol.calls)
+        await turns(1)
+        ((message, exception),) = reports.take()
+        assert re.match(r"Exception in callback \w*SocketTransport\._call_connection_lost\(", message), message
+        assert exception is ZeroDivisionError
+        assert peer.recv(1) == b""
+        peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("exception", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        ("connection_made", Recorder),
+        ("data_received", Recorder),
+        ("eof_received", Recorder),
+        ("get_buffer", BufferedRecorder),
+        ("buffer_updated", BufferedRecorder),
+        ("pause_writing", Recorder),
+        ("connection_lost", Recorder),
+    ],
+)
+def test_an_exit_raised_by_a_protocol_ends_the_run_and_the_loop_goes_on_later(new_loop, name, base, exception):
+    loop = new_loop()
+    here, peer = tcp_pair()
+    made = []
+
+    class Exits(base):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            if name == "pause_writing":
+                transport.write(bytes(TOO_MUCH))
+            elif name == "connection_lost":
+                transport.close()
+
+    def method(self, *args):
+        answer = getattr(super(Exits, self), name)(*args)
+        if "raised" not in self.calls:
+            self.note("raised")
+            raise exception("from the protocol")
+        return answer
+
+    inner = method if name != "connection_made" else None
+    if inner is None:
+
+        def inner(self, transport):
+            base.connection_made(self, transport)
+            self.note("raised")
+            raise exception("from the protocol")
+
+    setattr(Exits, name, inner)
+
+    async def main():
+        await loop.create_connection(Exits, sock=here)
+        peer.sendall(b"x")
+        peer.shutdown(socket.SHUT_WR)
+        await loop.create_future()
+
+    task = loop.create_task(main())
+    with pytest.raises(exception, match="from the protocol"):
+        loop.run_until_complete(task)
+    assert not loop.is_running() and not task.done()
+
+    async def end():
+        task.cancel()
+        await asyncio.wait([task])
+        (protocol,) = made
+        protocol.transport.abort()
+        await protocol.lost
+        assert protocol.calls.count("lost") == 1
+
+    loop.run_until_complete(end())
+    peer.close()
+
+
+# --- protocols that answer nonsense --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "exception"),
+    [
+        (bytearray(), "Fatal error: protocol.get_buffer() call failed.", RuntimeError),
+        (None, "Fatal error: protocol.get_buffer() call failed.", TypeError),
+        (3, "Fatal error: protocol.get_buffer() call failed.", TypeError),
+        (b"constant", "Fatal read error on socket transport", TypeError),
+        ("text", "Fatal read error on socket transport", TypeError),
+        ([1], "Fatal read error on socket transport", TypeError),
+        (memoryview(b"constant"), "Fatal read error on socket transport", TypeError),
+        (memoryview(bytearray(8))[::2], "Fatal read error on socket transport", BufferError),
+    ],
+)
+def test_get_buffer_with_a_useless_answer_loses_the_connection(run, reports, is_ours, answer, message, exception):
+    class Answers(BufferedRecorder):
+        def get_buffer(self, sizehint):
+            return answer
+
+    async def main():
+        protocol, peer = await connect(Answers)
+        peer.sendall(b"x")
+        lost = await protocol.lost
+        assert type(lost) is exception
+        (report,) = reports.take_whole()
+        assert (report.message, report.exception) == (message, exception)
+        if exception is RuntimeError:
+            assert str(lost) == "get_buffer() returned an empty buffer"
+        peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("protocol", [None, 1, object(), Recorder])
+def test_what_is_no_protocol_cannot_be_connected(run, protocol):
+    import warnings
+
+    async def main():
+        here, there = tcp_pair()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # asyncio's transport, half made
+            if protocol is Recorder:
+                with pytest.raises(ZeroDivisionError):
+                    await asyncio.get_running_loop().create_connection(lambda: 1 / 0, sock=here)
+            else:
+                with pytest.raises(AttributeError, match="has no attribute 'connection_made'"):
+                    await asyncio.get_running_loop().create_connection(lambda: protocol, sock=here)
+        here.close()
+        there.close()
+
+    run(main)
+
+
+@pytest.mark.aioxide_only  # asyncio leaves the socket to the garbage collector
+def test_a_socket_given_to_a_connection_that_fails_is_closed_without_a_warning(run):
+    async def main():
+        for make in (lambda: 1 / 0, lambda: None, object):
+            here, there = tcp_pair()
+            with pytest.raises((ZeroDivisionError, AttributeError)):
+                await asyncio.get_running_loop().create_connection(make, sock=here)
+            assert here.fileno() == -1 and there.recv(1) == b""
+            there.close()
+
+    run(main)
+
+
+def test_a_protocol_without_data_received(run, reports):
+    class Deaf(asyncio.BaseProtocol):
+        def __init__(self):
+            self.lost = asyncio.get_running_loop().create_future()
+
+        def connection_lost(self, exception):
+            self.lost.set_result(exception)
+
+    async def main():
+        protocol, peer = await connect(Deaf)
+        peer.sendall(b"x")
+        exception = await protocol.lost
+        assert str(exception) == "'Deaf' object has no attribute 'data_received'"
+        assert reports.take() == [("Fatal error: protocol.data_received() call failed.", AttributeError)]
+        peer.close()
+
+    run(main)
+
+
+def test_set_protocol_with_nonsense(run, reports):
+    async def main():
+        for nonsense in (None, 1, Recorder):
+            protocol, peer = await connect()
+            protocol.transport.set_protocol(nonsense)
+            assert protocol.transport.get_protocol() is nonsense
+            peer.sendall(b"x")
+            peer.setblocking(False)
+            try:
+                assert await protocol.loop.sock_recv(peer, 1) == b""
+            except ConnectionResetError:
+                pass
+            await turns(2)
+            kinds = [exception for _, exception in reports.take()]
+            assert kinds and set(kinds) <= {AttributeError, TypeError}
+            peer.close()
+
+    run(main)
+
+
+# --- what a protocol may do while it is called ---------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["close", "abort"])
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        (Recorder, "data_received"),
+        (BufferedRecorder, "get_buffer"),
+        (BufferedRecorder, "buffer_updated"),
+        (Recorder, "eof_received"),
+        (Recorder, "connection_lost"),
+    ],
+)
+def test_a_connection_may_end_in_any_call(run, base, name, ending):
+    class Ends(base):
+        pass
+
+    def method(self, *args):
+        getattr(self.transport, ending)()
+        return getattr(base, name)(self, *args)
+
+    setattr(Ends, name, method)
+
+    async def main():
+        protocol, peer = await connect(Ends)
+        peer.sendall(b"x" * 100)
+        if name in ("eof_received", "connection_lost"):
+            peer.shutdown(socket.SHUT_WR)
+        assert await protocol.lost is None
+        assert protocol.calls.count("lost") == 1
+        await turns(3)
+        assert "closed" in repr(protocol.transport)
+        peer.close()
+
+    run(main)
+
+
+def test_closing_and_then_raising_in_data_received_is_lost_once(run, reports):
+    class Both(Recorder):
+        def data_received(self, data):
+            self.transport.close()
+            raise ZeroDivisionError
+
+    async def main():
+        protocol, peer = await connect(Both)
+        peer.sendall(b"x")
+        assert await protocol.lost is None  # close() was first
+        await turns(2)
+        assert protocol.calls == ["made", "lost"]
+        assert reports.take() == [("Fatal error: protocol.data_received() call failed.", ZeroDivisionError)]
+        peer.close()
+
+    run(main)
+
+
+def test_a_loop_that_is_stopped_in_data_received_goes_on_later(new_loop):
+    loop = new_loop()
+
+    class Stops(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            loop.stop()
+
+    protocol, peer = loop.run_until_complete(connect(Stops))
+    for count in (1, 2, 3):
+        peer.sendall(b"x")
+        loop.run_forever()
+        assert len(protocol.received) == count
+    loop.run_until_complete(close(protocol, peer))
+
+
+def test_running_the_loop_in_data_received_is_refused(run, reports):
+    class Runs(Recorder):
+        def data_received(self, data):
+            self.loop.run_forever()
+
+    async def main():
+        protocol, peer = await connect(Runs)
+        peer.sendall(b"x")
+        exception = await protocol.lost
+        assert type(exception) is RuntimeError
+        assert str(exception) == "This event loop is already running"
+        assert len(reports.take()) == 1
+        peer.close()
+
+    run(main)
+
+
+def test_closing_the_loop_in_data_received_is_refused(run, reports):
+    class Closes(Recorder):
+        def data_received(self, data):
+            self.loop.close()
+
+    async def main():
+        protocol, peer = await connect(Closes)
+        peer.sendall(b"x")
+        assert str(await protocol.lost) == "Cannot close a running event loop"
+        assert len(reports.take()) == 1
+        peer.close()
+
+    run(main)
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", ["text", 1, None, 1.5, [b"x"], object()])
+def test_what_cannot_be_written_is_a_type_error_and_harmless(run, data):
+    async def main():
+        protocol, peer = await connect()
+        with pytest.raises(TypeError) as caught:
+            protocol.transport.write(data)
+        wanted = "bytes, bytearray, or memoryview object" if "memoryview" in str(caught.value) else "bytes-like object"
+        expected = f"data argument must be a {wanted}, not {type(data).__name__!r}"
+        assert str(caught.value) == expected
+        with pytest.raises(TypeError):
+            protocol.transport.write()
+        with pytest.raises(TypeError):
+            protocol.transport.write(b"x", b"y")
+        protocol.transport.write(b"fine")
+        assert receive_exactly(peer, 4) == b"fine"
+        await close(protocol, peer)
+
+    run(main)
+
+
+@pytest.mark.parametrize("lines", [1, None, ["text"], [1], [b"x", None]])
+def test_lines_that_cannot_be_written_are_a_type_error(run, is_ours, lines):
+    async def main():
+        protocol, peer = await connect()
+        if lines is None and sys.version_info >= (3, 12):
+            pass  # falsy, so nothing to do
+        else:
+            with pytest.raises(TypeError):
+                protocol.transport.writelines(lines)
+        await close(protocol, peer)
+
+    run(main)
+
+
+@pytest.mark.aioxide_only  # asyncio has queued the first by then
+def test_lines_of_which_one_is_wrong_are_not_written_in_part(run):
+    async def main():
+        protocol, peer = await connect()
+        with pytest.raises(TypeError):
+            protocol.transport.writelines([b"first", None])
+        protocol.transport.write(b"x")
+        assert peer.recv(100) == b"x"
+        await close(protocol, peer)
+
+    run(main)
+
+
+def test_a_view_with_gaps_cannot_be_sent(run, reports):
+    async def main():
+        protocol, peer = await connect()
+        protocol.transport.write(memoryview(b"abcdef")[::2])
+        assert type(await protocol.lost) is BufferError
+        assert reports.take() == [("Fatal write error on socket transport", BufferError)]
+        peer.close()
+
+    run(main)
+
+
+def test_writing_after_the_end_is_counted_and_warned_of(run, caplog):
+    async def main():
+        protocol, peer = await connect()
+        protocol.transport.abort()
+        with caplog.at_level(logging.WARNING, logger="asyncio"):
+            for _ in range(5):
+                protocol.transport.write(b"x")
+            told = [record.getMessage() for record in caplog.records]
+            assert told == ["socket.send() raised exception."]
+            protocol.transport.write(b"x")
+            assert len(caplog.records) == 2
+        await protocol.lost
+        protocol.transport.write(b"x")  # closed and gone
+        protocol.transport.writelines([b"x"])
+        peer.close()
+
+    run(main)
+
+
+# --- descriptors ---------------------------------------------------------------------------------
+
+
+def test_a_socket_closed_behind_the_transport_is_an_error_of_the_connection(run):
+    async def main():
+        protocol, peer = await connect()
+        number = protocol.transport.get_extra_info("socket").fileno()
+        protocol.transport._sock.close()
+        protocol.transport.write(b"x")
+        exception = await protocol.lost
+        assert type(exception) is OSError and str(exception) == "[Errno 9] Bad file descriptor"
+        with pytest.raises(OSError):
+            os.fstat(number)
+        peer.close()
+
+    run(main)
+
+
+def test_a_transport_never_touches_a_file_that_has_its_number_now(run):
+    async def main():
+        protocol, peer = await connect()
+        number = protocol.transport.get_extra_info("socket").fileno()
+        protocol.transport._sock.close()
+        new, other = socket.socketpair()
+        if new.fileno() != number:
+            new, other = other, new
+        assert new.fileno() == number
+        other.sendall(b"for somebody else")
+        protocol.transport.write(b"x")
+        assert type(await protocol.lost) is OSError
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.recv(1)
+        assert new.recv(100) == b"for somebody else"
+        assert protocol.received == b""
+        for sock in (new, other, peer):
+            sock.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("ending", ["close", "abort"])
+def test_a_connection_whose_socket_is_closed_already_ends_without_an_error(run, ending):
+    async def main():
+        protocol, peer = await connect()
+        protocol.transport._sock.close()
+        getattr(protocol.transport, ending)()
+        assert await protocol.lost is None
+        peer.close()
+
+    run(main)
+
+
+def test_a_detached_socket_is_not_closed(run):
+    async def main():
+        protocol, peer = await connect()
+        number = protocol.transport._sock.detach()
+        protocol.transport.close()
+        assert await protocol.lost is None
+        os.fstat(number)
+        os.close(number)
+        peer.close()
+
+    run(main)
+
+
+def test_a_reset_peer_does_not_make_a_paused_transport_spin(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        protocol, peer = await connect()
+        protocol.transport.pause_reading()
+        reset(peer)
+        used = time.process_time()
+        woken = loop.create_future()
+        loop.call_later(0.2, woken.set_result, None)
+        await woken
+        assert time.process_time() - used < 0.1
+        assert protocol.calls == ["made"]
+        protocol.transport.resume_reading()
+        assert type(await protocol.lost) is ConnectionResetError
+
+    run(main)
+
+
+def test_a_reset_peer_of_a_half_closed_connection_does_not_spin(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        protocol, peer = await connect()
+        protocol.keeps_open = True
+        peer.shutdown(socket.SHUT_WR)
+        await protocol.until(lambda: "eof" in protocol.calls)
+        reset(peer)
+        used = time.process_time()
+        woken = loop.create_future()
+        loop.call_later(0.2, woken.set_result, None)
+        await woken
+        assert time.process_time() - used < 0.1
+        await close(protocol)
+
+    run(main)
+
+
+def test_a_listening_socket_closed_behind_its_server(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        server.sockets[0]._sock.close()
+        await turns(3)
+        server.close()
+        await server.wait_closed()
+
+    # asyncio asks the closed socket for its number, and -1 is none.
+    try:
+        run(main)
+    except ValueError as error:
+        assert str(error) == "Invalid file descriptor: -1"
+
+
+def test_a_loop_closed_over_open_connections(new_loop):
+    import gc
+    import warnings
+
+    loop = new_loop()
+    protocol, peer = loop.run_until_complete(connect())
+    loop.close()
+    transport = protocol.transport
+    with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+        transport.close()
+    transport.write(b"x")
+    assert transport.is_closing()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del protocol, transport
+        gc.collect()
+    assert peer.recv(1) == b""
+    peer.close()
+
+
+# --- loops ---------------------------------------------------------------------------------------
+
+
+def test_a_loop_cannot_be_run_twice(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with pytest.raises(RuntimeError, match="^This event loop is already running$"):
+            loop.run_forever()
+        coroutine = asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="^This event loop is already running$"):
+            loop.run_until_complete(coroutine)
+        coroutine.close()
+        with pytest.raises(RuntimeError, match="^Cannot close a running event loop$"):
+            loop.close()
+
+    run(main)
+
+
+def test_another_loop_cannot_be_run_in_the_same_thread(run, new_loop):
+    other = new_loop()
+
+    async def main():
+        with pytest.raises(RuntimeError, match="^Cannot run the event loop while another loop is running$"):
+            other.run_forever()
+
+    run(main)
+
+
+def in_thread(function):
+    """What it returned or raised."""
+    outcome = []
+
+    def work():
+        try:
+            outcome.append(function())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return lambda: (thread.join(10), outcome[0])[1]
+
+
+def test_a_running_loop_cannot_be_run_or_closed_from_another_thread(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        for function, message in [
+            (loop.run_forever, "This event loop is already running"),
+            (loop.close, "Cannot close a running event loop"),
+        ]:
+            error = await loop.run_in_executor(None, in_thread(function))
+            assert type(error) is RuntimeError and str(error) == message
+        await loop.shutdown_default_executor()
+
+    run(main)
+
+
+@pytest.mark.parametrize("method", ["call_soon", "call_later", "call_at"])
+def test_scheduling_from_another_thread_is_noticed_in_debug_mode(run, method):
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_debug(True)
+        arguments = [print] if method == "call_soon" else [1, print]
+        error = in_thread(lambda: getattr(loop, method)(*arguments))()
+        assert type(error) is RuntimeError
+        assert str(error) == "Non-thread-safe operation invoked on an event loop other than the current one"
+
+    run(main)
+
+
+def test_a_loop_may_be_run_by_one_thread_after_another(new_loop):
+    loop = new_loop()
+    protocol, peer = loop.run_until_complete(connect())
+
+    async def receive():
+        await protocol.until_received(1)
+        return threading.get_ident()
+
+    peer.sendall(b"x")
+    assert in_thread(lambda: loop.run_until_complete(receive()))() != threading.get_ident()
+    loop.run_until_complete(close(protocol, peer))
+
+
+def test_a_closed_loop_does_nothing(new_loop):
+    loop = new_loop()
+    loop.close()
+    loop.close()
+    coroutine = asyncio.sleep(0)
+    for call in (
+        lambda: loop.run_forever(),
+        lambda: loop.run_until_complete(coroutine),
+        lambda: loop.call_soon(print),
+        lambda: loop.call_soon_threadsafe(print),
+        lambda: loop.call_later(1, print),
+        lambda: loop.call_at(1, print),
+        lambda: loop.create_task(coroutine),
+        lambda: loop.run_in_executor(None, print),
+    ):
+        with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+            call()
+    coroutine.close()
+
+
+def test_a_callback_that_raises_is_reported_and_the_loop_goes_on(run, reports):
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        def fail():
+            raise ZeroDivisionError("callback")
+
+        loop.call_soon(fail)
+        loop.call_later(0, fail)
+        loop.call_soon_threadsafe(fail)
+        await turns(3)
+        for report in reports.take_whole():
+            assert re.match(r"Exception in callback .*fail\(\)", report.message)
+            assert (report.exception, report.text, report.others) == (ZeroDivisionError, "callback", ("handle",))
+
+    run(main)
+
+
+@pytest.mark.parametrize("exception", [SystemExit, KeyboardInterrupt])
+def test_an_exit_in_a_callback_ends_the_run_and_the_rest_runs_later(new_loop, exception):
+    loop = new_loop()
+    seen = []
+
+    def leave():
+        raise exception
+
+    loop.call_soon(leave)
+    loop.call_soon(seen.append, 1)
+    loop.call_soon(loop.stop)
+    with pytest.raises(exception):
+        loop.run_forever()
+    assert not loop.is_running() and asyncio._get_running_loop() is None
+    loop.run_forever()
+    assert seen == [1]
+
+
+def test_a_callback_that_stops_the_loop_ends_its_turn(new_loop):
+    loop = new_loop()
+    seen = []
+    loop.call_soon(seen.append, 1)
+    loop.call_soon(loop.stop)
+    loop.call_soon(seen.append, 2)
+    loop.call_soon(lambda: loop.call_soon(seen.append, 3))
+    loop.run_forever()
+    assert seen == [1, 2]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert seen == [1, 2, 3]
+    loop.stop()
+    loop.run_forever()  # once round
+    future = loop.create_future()
+    loop.call_soon(loop.stop)
+    with pytest.raises(RuntimeError, match=r"^Event loop stopped before Future completed\.$"):
+        loop.run_until_complete(future)
+
+
+def test_an_exception_handler_that_raises_is_logged_and_the_loop_goes_on(run, caplog):
+    async def main():
+        loop = asyncio.get_running_loop()
+        calls = []
+
+        def handler(loop, context):
+            calls.append(context["message"])
+            raise ValueError("handler")
+
+        loop.set_exception_handler(handler)
+        with caplog.at_level(logging.ERROR, logger="asyncio"):
+            loop.call_soon(lambda: 1 / 0)
+            protocol, peer = await connect(raises("data_received"))
+            peer.sendall(b"x")
+            assert type(await protocol.lost) is ZeroDivisionError
+        assert len(calls) == 2
+        told = [record.getMessage() for record in caplog.records]
+        assert len(told) == 2 and all("Unhandled error in exception handler" in text for text in told)
+        caplog.clear()
+        peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("exception", [SystemExit, KeyboardInterrupt])
+def test_an_exception_handler_that_exits_still_loses_the_connection(new_loop, exception):
+    loop = new_loop()
+
+    def handler(loop, context):
+        raise exception("handler")
+
+    protocol, peer = loop.run_until_complete(connect(raises("data_received")))
+    loop.set_exception_handler(handler)
+    peer.sendall(b"x")
+    with pytest.raises(exception, match="handler"):
+        loop.run_forever()
+    loop.run_until_complete(close(protocol, peer))
+
+
+def test_many_bad_connections_leave_nothing(run, reports):
+    """Everything that can go wrong in one connection, fifty times, beside one that works."""
+
+    async def main():
+        good, good_peer = await connect()
+        for count in range(50):
+            kind = [
+                raises("data_received"),
+                raises("eof_received"),
+                raises("connection_lost"),
+                raises("buffer_updated", base=BufferedRecorder),
+                raises("connection_made"),
+            ][count % 5]
+            protocol, peer = await connect(kind)
+            peer.sendall(b"x")
+            if count % 2:
+                peer.close()
+            else:
+                peer.shutdown(socket.SHUT_WR)
+            await protocol.until(lambda protocol=protocol: {"lost", "connection_lost"} & set(protocol.calls))
+            peer.close()
+        await turns(2)
+        assert len(reports.take()) == 50
+        good_peer.sendall(b"fine")
+        await good.until_received(4)
+        await close(good, good_peer)
+
+    run(main)
+
+
+DYING = """
+import asyncio, socket, sys
+if sys.argv[1] == "aioxide":
+    import aioxide
+    loop = aioxide.EventLoop()
+else:
+    loop = asyncio.SelectorEventLoop()
+class P(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.write(bytes(1 << 24))
+a, b = socket.socketpair()
+keep = loop.run_until_complete(loop.create_connection(P, sock=a))
+loop.run_until_complete(loop.create_server(P, "127.0.0.1", 0))
+loop.call_later(60, print)
+loop.call_soon(print)
+task = loop.create_task(asyncio.sleep(60))
+print("end")
+"""
+
+
+def test_an_interpreter_that_ends_with_everything_open_ends_well(loop_name):
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", textwrap.dedent(DYING), loop_name],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+    assert "unclosed event loop <" in done.stderr
+    assert "Fatal Python error" not in done.stderr and "SystemError" not in done.stderr
+
+
