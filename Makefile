@@ -76,7 +76,7 @@ typing: dev ## mypy on the package and on users' code, stubtest on the extension
 	@$(BIN)/pip install -q --disable-pip-version-check -r requirements-lint.txt
 	@$(PY) -m mypy --strict -p aioxide
 	@$(PY) -m mypy --strict tests/typing/use.py
-	@$(PY) -m mypy.stubtest aioxide --allowlist tests/typing/stubtest-allowlist.txt
+	@$(PY) -m mypy.stubtest aioxide._native --allowlist tests/typing/stubtest-allowlist.txt
 
 layout: ## The layers' direction and the unsafe fence
 	@$(PYTHON) tools/layout.py

@@ -1,36 +1,55 @@
 """What the extension module `aioxide._native` (crates/python) holds, with asyncio's signatures.
 
-Future, Task, Handle and TimerHandle derive from asyncio's classes, here and in fact. `Loop` has no
-Python base in fact: `aioxide.EventLoop` derives from it and `asyncio.AbstractEventLoop`. It is
-given asyncio's concrete base here for its signatures, as typing it as the abstract one would make
-it a class without instances.
+Future, Task, Handle and TimerHandle derive from asyncio's classes: the first two in fact, handles by
+`__class__`. `Loop` has no Python base in fact: `aioxide.EventLoop` derives from it and from
+`asyncio.AbstractEventLoop`. It is given asyncio's concrete base here for its signatures, as typing it as
+the abstract one would make it a class without instances.
 """
 
 import asyncio
-import socket
-from typing import TypeVar
+import sys
+from collections.abc import Coroutine, Generator
+from contextvars import Context
+from typing import Any, NoReturn, TypeVar, final
+
+from typing_extensions import disjoint_base
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
 __version__: str
 
+@disjoint_base
 class Loop(asyncio.BaseEventLoop):
     def __init__(self) -> None: ...
 
+@disjoint_base
 class Future(asyncio.Future[_T]): ...
-class Task(asyncio.Task[_T_co]): ...
-class Handle(asyncio.Handle): ...
-class TimerHandle(Handle, asyncio.TimerHandle): ...
 
-class Server(asyncio.AbstractServer):
-    @property
-    def sockets(self) -> tuple[socket.socket, ...]: ...
-    def get_loop(self) -> asyncio.AbstractEventLoop: ...
-    def is_serving(self) -> bool: ...
-    def close(self) -> None: ...
-    def close_clients(self) -> None: ...
-    def abort_clients(self) -> None: ...
-    async def start_serving(self) -> None: ...
-    async def serve_forever(self) -> None: ...
-    async def wait_closed(self) -> None: ...
+@disjoint_base
+class Task(asyncio.Task[_T_co]):
+    if sys.version_info >= (3, 12):
+        def __init__(
+            self,
+            coro: Generator[Any, None, _T_co] | Coroutine[Any, Any, _T_co],
+            *,
+            loop: asyncio.AbstractEventLoop | None = None,
+            name: str | None = None,
+            context: Context | None = None,
+            eager_start: bool = False,
+        ) -> None: ...
+
+    def get_context(self) -> Context: ...
+
+@disjoint_base
+class Handle(asyncio.Handle):
+    def get_context(self) -> Context: ...
+
+class TimerHandle(asyncio.TimerHandle):
+    def get_context(self) -> Context: ...
+
+@final
+class SocketTransport(asyncio.Transport): ...
+
+def _pending_tasks() -> list[asyncio.Task[Any]]: ...
+def _panic() -> NoReturn: ...

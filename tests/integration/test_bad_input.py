@@ -106,7 +106,7 @@ def test_connection_made_that_raises_is_reported_and_the_connection_lives(run, r
     async def main():
         protocol, peer = await connect(raises("connection_made"))
         ((message, exception),) = reports.take()
-        assert re.match(r"Exception in callback .*method\(<\w*SocketTransport fd=", message), message
+        assert re.match(r"Exception in callback raises\.<locals>\.method\(", message), message
         assert exception is ZeroDivisionError
         assert protocol.transport is None
         peer.close()
@@ -213,10 +213,10 @@ def test_an_exit_raised_by_a_protocol_ends_the_run_and_the_loop_goes_on_later(ne
         ("text", "Fatal read error on socket transport", TypeError),
         ([1], "Fatal read error on socket transport", TypeError),
         (memoryview(b"constant"), "Fatal read error on socket transport", TypeError),
-        (memoryview(bytearray(8))[::2], "Fatal read error on socket transport", BufferError),
+        (memoryview(bytearray(8))[::2], "Fatal read error on socket transport", TypeError),
     ],
 )
-def test_get_buffer_with_a_useless_answer_loses_the_connection(run, reports, is_ours, answer, message, exception):
+def test_get_buffer_with_a_useless_answer_loses_the_connection(run, reports, answer, message, exception):
     class Answers(BufferedRecorder):
         def get_buffer(self, sizehint):
             return answer
@@ -230,6 +230,9 @@ def test_get_buffer_with_a_useless_answer_loses_the_connection(run, reports, is_
         assert (report.message, report.exception) == (message, exception)
         if exception is RuntimeError:
             assert str(lost) == "get_buffer() returned an empty buffer"
+        elif "read error" in message:
+            name = type(answer).__name__
+            assert str(lost) == f"recv_into() argument 1 must be read-write bytes-like object, not {name}"
         peer.close()
 
     run(main)
@@ -382,7 +385,7 @@ def test_a_loop_that_is_stopped_in_data_received_goes_on_later(new_loop):
 def test_running_the_loop_in_data_received_is_refused(run, reports):
     class Runs(Recorder):
         def data_received(self, data):
-            self.loop.run_forever()
+            self.loop.run_until_complete(self.lost)
 
     async def main():
         protocol, peer = await connect(Runs)
@@ -435,7 +438,7 @@ def test_what_cannot_be_written_is_a_type_error_and_harmless(run, data):
 
 
 @pytest.mark.parametrize("lines", [1, None, ["text"], [1], [b"x", None]])
-def test_lines_that_cannot_be_written_are_a_type_error(run, is_ours, lines):
+def test_lines_that_cannot_be_written_are_a_type_error(run, lines):
     async def main():
         protocol, peer = await connect()
         if lines is None and sys.version_info >= (3, 12):
@@ -472,7 +475,7 @@ def test_a_view_with_gaps_cannot_be_sent(run, reports):
     run(main)
 
 
-def test_writing_after_the_end_is_counted_and_warned_of(run, caplog):
+def test_writing_after_the_end_is_counted_and_warned_of(run, caplog, is_ours):
     async def main():
         protocol, peer = await connect()
         protocol.transport.abort()
@@ -485,7 +488,8 @@ def test_writing_after_the_end_is_counted_and_warned_of(run, caplog):
             assert len(caplog.records) == 2
         await protocol.lost
         protocol.transport.write(b"x")  # closed and gone
-        protocol.transport.writelines([b"x"])
+        if is_ours:  # asyncio 3.13.0: AttributeError
+            protocol.transport.writelines([b"x"])
         peer.close()
 
     run(main)
@@ -635,8 +639,6 @@ def test_a_loop_closed_over_open_connections(new_loop):
 def test_a_loop_cannot_be_run_twice(run):
     async def main():
         loop = asyncio.get_running_loop()
-        with pytest.raises(RuntimeError, match="^This event loop is already running$"):
-            loop.run_forever()
         coroutine = asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="^This event loop is already running$"):
             loop.run_until_complete(coroutine)
@@ -651,8 +653,29 @@ def test_another_loop_cannot_be_run_in_the_same_thread(run, new_loop):
     other = new_loop()
 
     async def main():
+        coroutine = asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="^Cannot run the event loop while another loop is running$"):
-            other.run_forever()
+            other.run_until_complete(coroutine)
+        coroutine.close()
+
+    run(main)
+
+
+@pytest.mark.aioxide_only  # asyncio 3.13.0 refuses, but takes the thread's running loop away
+def test_run_forever_is_refused_twice_too(run, new_loop):
+    other = new_loop()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="^This event loop is already running$"):
+                loop.run_forever()
+            with pytest.raises(RuntimeError, match="^Cannot run the event loop while another loop is running$"):
+                other.run_forever()
+            error = in_thread(loop.run_forever)()
+            assert type(error) is RuntimeError and str(error) == "This event loop is already running"
+            assert asyncio.get_running_loop() is loop
+        await asyncio.sleep(0)
 
     run(main)
 
@@ -675,13 +698,13 @@ def in_thread(function):
 def test_a_running_loop_cannot_be_run_or_closed_from_another_thread(run):
     async def main():
         loop = asyncio.get_running_loop()
+        future = loop.create_future()
         for function, message in [
-            (loop.run_forever, "This event loop is already running"),
+            (lambda: loop.run_until_complete(future), "This event loop is already running"),
             (loop.close, "Cannot close a running event loop"),
         ]:
-            error = await loop.run_in_executor(None, in_thread(function))
+            error = in_thread(function)()
             assert type(error) is RuntimeError and str(error) == message
-        await loop.shutdown_default_executor()
 
     run(main)
 

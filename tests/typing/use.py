@@ -51,6 +51,6 @@ stock_timer: asyncio.TimerHandle = aioxide.TimerHandle(1.0, print, (), loop)
 aioxide.install()
 aioxide.uninstall()
 aioxide.run(number)  # type: ignore[arg-type]
-aioxide.run(number(), True)  # type: ignore[call-arg]
+aioxide.run(number(), True)  # type: ignore[misc]
 if sys.version_info < (3, 14):
     asyncio.set_event_loop_policy(aioxide.EventLoopPolicy())

@@ -111,23 +111,73 @@ impl<'a> Args<'a> {
         Ok(out)
     }
 
-    /// `(*args, context=None)` of `call_soon` and its like: the positional ones and the context, if it is not None.
+    /// Exactly the parameters `names`, by position or by name.
     #[inline]
-    pub fn with_context(&self, function: &str) -> Res<(&'a [&'a Obj], Option<&'a Obj>)> {
+    pub fn exactly<const N: usize>(&self, function: &str, names: [&str; N]) -> Res<[&'a Obj; N]> {
+        if self.names.is_null() {
+            if let Ok(given) = <[&'a Obj; N]>::try_from(self.positional()) {
+                return Ok(given);
+            }
+        }
+        Ok(self.bind(function, names, N, N)?.map(|o| o.unwrap_or(super::none())))
+    }
+
+    /// `(first, second, *args, context=None)` of `call_soon` and its like: the named leading parameters, the rest, and the
+    /// context if it is not None. A method without one passes `has_context = false`.
+    #[inline]
+    pub fn leading<const N: usize>(
+        &self,
+        function: &str,
+        names: [&str; N],
+        has_context: bool,
+    ) -> Res<([&'a Obj; N], &'a [&'a Obj], Option<&'a Obj>)> {
+        let positional = self.positional();
+        if self.names.is_null() {
+            if let Some((first, rest)) = positional.split_first_chunk::<N>() {
+                return Ok((*first, rest, None));
+            }
+        }
+        self.leading_by_name(function, names, has_context)
+    }
+
+    fn leading_by_name<const N: usize>(
+        &self,
+        function: &str,
+        names: [&str; N],
+        has_context: bool,
+    ) -> Res<([&'a Obj; N], &'a [&'a Obj], Option<&'a Obj>)> {
+        let positional = self.positional();
+        let mut found: [Option<&'a Obj>; N] = [None; N];
+        for (place, given) in found.iter_mut().zip(positional) {
+            *place = Some(*given);
+        }
         let mut context = None;
-        if !self.names.is_null() {
-            for (name, value) in self.keywords() {
-                if utf8(name)? != "context" {
-                    return Err(Raised::type_error(&format!(
-                        "{function}() got an unexpected keyword argument '{}'",
-                        utf8(name)?
-                    )));
+        for (name, value) in self.keywords() {
+            let name = utf8(name)?;
+            match names.iter().position(|n| *n == name) {
+                Some(i) if found[i].is_some() => {
+                    return Err(Raised::type_error(&format!("{function}() got multiple values for argument '{name}'")));
                 }
-                if !value.is_none() {
-                    context = Some(value);
+                Some(i) => found[i] = Some(value),
+                None if has_context && name == "context" => context = Some(value).filter(|c| !c.is_none()),
+                None => {
+                    return Err(Raised::type_error(&format!(
+                        "{function}() got an unexpected keyword argument '{name}'"
+                    )));
                 }
             }
         }
-        Ok((self.positional(), context))
+        let missing: Vec<String> =
+            names.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(n, _)| format!("'{n}'")).collect();
+        if !missing.is_empty() {
+            let plural = if missing.len() == 1 { "" } else { "s" };
+            return Err(Raised::type_error(&format!(
+                "{function}() missing {} required positional argument{plural}: {}",
+                missing.len(),
+                missing.join(" and ")
+            )));
+        }
+        let rest = positional.get(N..).unwrap_or(&[]);
+        Ok((found.map(|f| f.unwrap_or(super::none())), rest, context))
     }
 }

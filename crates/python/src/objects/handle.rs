@@ -500,6 +500,7 @@ pub fn build() -> Res<(Ref, Ref)> {
     .getset(c"_when", getter!(Handle, when), None, c"Deadline, in seconds of loop.time().")
     .getset(c"_scheduled", getter!(Handle, scheduled), None, c"Whether it is in the loop's timer heap.")
     .getset(c"__class__", getter!(Handle, class_of_timer), None, c"asyncio.TimerHandle, for isinstance().")
+    .subclassable()
     .build_derived(&TIMER)?;
     Ok((handle, timer))
 }

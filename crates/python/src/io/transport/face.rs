@@ -25,11 +25,13 @@ fn new(_class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
     ))
 }
 
-fn write(this: &This, data: &Obj) -> Res {
+fn write(this: &This, args: Args) -> Res {
+    let [data] = args.exactly("write", ["data"])?;
     done(this.write(data))
 }
 
-fn writelines(this: &This, lines: &Obj) -> Res {
+fn writelines(this: &This, args: Args) -> Res {
+    let [lines] = args.exactly("writelines", ["list_of_data"])?;
     done(this.write_lines(lines))
 }
 
@@ -99,7 +101,8 @@ fn is_closing(this: &This) -> Res {
     Ok(this.is_closing().into())
 }
 
-fn set_protocol(this: &This, protocol: &Obj) -> Res {
+fn set_protocol(this: &This, args: Args) -> Res {
+    let [protocol] = args.exactly("set_protocol", ["protocol"])?;
     done(this.protocol.set(protocol))
 }
 
@@ -202,8 +205,8 @@ pub fn build() -> Res<Ref> {
 }
 
 fn methods(b: ClassBuilder<SocketTransport>) -> ClassBuilder<SocketTransport> {
-    b.method(c"write", onearg!(SocketTransport, write), c"write($self, data, /)\n--\n\nSend data, or queue what the kernel has no room for. Never blocks.")
-        .method(c"writelines", onearg!(SocketTransport, writelines), c"writelines($self, list_of_data, /)\n--\n\nSend an iterable of bytes-like objects.")
+    b.method(c"write", keywords!(SocketTransport, write), c"write($self, data)\n--\n\nSend data, or queue what the kernel has no room for. Never blocks.")
+        .method(c"writelines", keywords!(SocketTransport, writelines), c"writelines($self, list_of_data)\n--\n\nSend an iterable of bytes-like objects.")
         .method(c"write_eof", noargs!(SocketTransport, write_eof), c"write_eof($self, /)\n--\n\nShut down the sending half once everything queued is sent.")
         .method(c"can_write_eof", noargs!(SocketTransport, can_write_eof), c"can_write_eof($self, /)\n--\n\nTrue.")
         .method(c"pause_reading", noargs!(SocketTransport, pause_reading), c"pause_reading($self, /)\n--\n\nNo data_received() until resume_reading(). Idempotent.")
@@ -215,7 +218,7 @@ fn methods(b: ClassBuilder<SocketTransport>) -> ClassBuilder<SocketTransport> {
         .method(c"close", noargs!(SocketTransport, close), c"close($self, /)\n--\n\nSend what is queued, then close; the protocol gets connection_lost(None).")
         .method(c"abort", noargs!(SocketTransport, abort), c"abort($self, /)\n--\n\nClose at once; what is queued is lost.")
         .method(c"is_closing", noargs!(SocketTransport, is_closing), c"is_closing($self, /)\n--\n\nWhether the transport is closing or closed.")
-        .method(c"set_protocol", onearg!(SocketTransport, set_protocol), c"set_protocol($self, protocol, /)\n--\n\nExchange the protocol.")
+        .method(c"set_protocol", keywords!(SocketTransport, set_protocol), c"set_protocol($self, protocol)\n--\n\nExchange the protocol.")
         .method(c"get_protocol", noargs!(SocketTransport, get_protocol), c"get_protocol($self, /)\n--\n\nThe protocol; None once the connection is lost.")
         .method(c"get_extra_info", keywords!(SocketTransport, get_extra_info), c"get_extra_info($self, name, default=None)\n--\n\nsocket, sockname, peername, and what the loop added.")
         .method(c"_force_close", onearg!(SocketTransport, force_close), c"Close at once; connection_lost gets the exception.")

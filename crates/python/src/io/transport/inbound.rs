@@ -15,9 +15,11 @@ use aioxide_core::sys::socket;
 
 use super::SocketTransport;
 use crate::ffi::{
-    BytesWriter, Context, Inst, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_from, bytes_of,
+    BytesWriter, Context, Inst, Obj, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_from,
+    bytes_of, str_of,
 };
 use crate::io::driver::Driver;
+use crate::name;
 
 /// Up to this size a copy is cheaper than a `bytes` that shrinks.
 const SMALL_BYTES: usize = 8 * 1024;
@@ -92,6 +94,22 @@ fn arrived(outcome: io::Result<usize>) -> Res<Option<usize>> {
         Ok(count) => Ok(Some(count)),
         Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
         Err(e) => Err(Raised::os(&e)),
+    }
+}
+
+/// What `socket.recv_into` says of such a buffer.
+#[cold]
+fn not_writable(raised: Raised, buffer: &Obj) -> Raised {
+    if raised.is_exit() {
+        return raised;
+    }
+    raised.forget();
+    let name = buffer.class().getattr(name!("__name__"));
+    match name.and_then(|n| str_of(&n)) {
+        Ok(name) => Raised::type_error(&format!(
+            "recv_into() argument 1 must be read-write bytes-like object, not {name}"
+        )),
+        Err(raised) => raised,
     }
 }
 
@@ -189,8 +207,10 @@ impl Inst<SocketTransport> {
             }
         };
         // The view goes back before `buffer_updated`, where the protocol may resize its buffer.
-        let received = WriteBuffer::new(&buffer)
-            .and_then(|mut view| arrived(socket::recv(self.descriptor(), view.room())));
+        let received = match WriteBuffer::new(&buffer) {
+            Ok(mut view) => arrived(socket::recv(self.descriptor(), view.room())),
+            Err(raised) => Err(not_writable(raised, &buffer)),
+        };
         drop(buffer);
         let count = match received {
             Ok(Some(count)) => count,

@@ -116,7 +116,8 @@ fn by_factory(event_loop: &Obj, factory: &Obj, p: &Parsed<'_>) -> Res {
     Ok(task)
 }
 
-pub fn set_task_factory(this: &Inst<EventLoop>, factory: &Obj) -> Res {
+pub fn set_task_factory(this: &Inst<EventLoop>, args: Args) -> Res {
+    let [factory] = args.exactly("set_task_factory", ["factory"])?;
     if factory.is_none() {
         this.scheduler.task_factory.clear();
     } else if factory.is_callable() {

@@ -1,7 +1,7 @@
 //! Closed, running, debug: the conditions of a loop.
 
 use super::EventLoop;
-use crate::ffi::{BoolExt, Inst, Obj, Raised, Res, int_u64, none};
+use crate::ffi::{Args, BoolExt, Inst, Obj, Raised, Res, int_u64, none};
 use crate::objects::names::imports;
 
 pub fn is_closed(this: &Inst<EventLoop>) -> Res {
@@ -53,7 +53,8 @@ pub fn get_debug(this: &Inst<EventLoop>) -> Res {
     Ok(this.scheduler.debug.get().into())
 }
 
-pub fn set_debug(this: &Inst<EventLoop>, enabled: &Obj) -> Res {
+pub fn set_debug(this: &Inst<EventLoop>, args: Args) -> Res {
+    let [enabled] = args.exactly("set_debug", ["enabled"])?;
     this.scheduler.debug.set(enabled.is_true()?);
     if this.scheduler.is_running() {
         // Coroutine origins are a setting of the thread that runs the loop, which may be another one.

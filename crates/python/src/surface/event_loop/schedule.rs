@@ -10,18 +10,9 @@ use crate::objects::future::face::is_own_set_result;
 use crate::objects::handle::{self, Handle};
 use crate::objects::scheduler::Entry;
 
-/// The callback and its arguments.
-fn split<'a>(function: &str, positional: &'a [&'a Obj]) -> Res<(&'a Obj, &'a [&'a Obj])> {
-    match positional {
-        [callback, args @ ..] => Ok((callback, args)),
-        [] => Err(Raised::type_error(&format!("{function}() missing 1 required positional argument: 'callback'"))),
-    }
-}
-
 #[inline]
 pub fn call_soon(this: &Inst<EventLoop>, args: Args) -> Res {
-    let (positional, context) = args.with_context("call_soon")?;
-    let (callback, args) = split("call_soon", positional)?;
+    let ([callback], args, context) = args.leading("call_soon", ["callback"], true)?;
     let scheduler = &this.scheduler;
     if scheduler.closed.get() || scheduler.debug.get() {
         scheduler.check_submit()?;
@@ -41,8 +32,7 @@ pub fn call_soon(this: &Inst<EventLoop>, args: Args) -> Res {
 }
 
 pub fn call_soon_threadsafe(this: &Inst<EventLoop>, args: Args) -> Res {
-    let (positional, context) = args.with_context("call_soon_threadsafe")?;
-    let (callback, args) = split("call_soon_threadsafe", positional)?;
+    let ([callback], args, context) = args.leading("call_soon_threadsafe", ["callback"], true)?;
     this.scheduler.check_closed()?;
     let handle = Handle::new(callback, args, this.obj(), context)?;
     handle.guard_by_lock()?;
@@ -74,29 +64,19 @@ fn now(this: &Inst<EventLoop>) -> Res<f64> {
 }
 
 pub fn call_later(this: &Inst<EventLoop>, args: Args) -> Res {
-    let (positional, context) = args.with_context("call_later")?;
-    let [delay, rest @ ..] = positional else {
-        return Err(Raised::type_error(
-            "call_later() missing 2 required positional arguments: 'delay' and 'callback'",
-        ));
-    };
+    let ([delay, callback], args, context) = args.leading("call_later", ["delay", "callback"], true)?;
     if delay.is_none() {
         return Err(Raised::type_error("delay must not be None"));
     }
-    let (callback, args) = split("call_later", rest)?;
     let when = now(this)? + float_value(delay)?;
     schedule(this, "call_later", when, callback, args, context)
 }
 
 pub fn call_at(this: &Inst<EventLoop>, args: Args) -> Res {
-    let (positional, context) = args.with_context("call_at")?;
-    let [when, rest @ ..] = positional else {
-        return Err(Raised::type_error("call_at() missing 2 required positional arguments: 'when' and 'callback'"));
-    };
+    let ([when, callback], args, context) = args.leading("call_at", ["when", "callback"], true)?;
     if when.is_none() {
         return Err(Raised::type_error("when cannot be None"));
     }
-    let (callback, args) = split("call_at", rest)?;
     schedule(this, "call_at", float_value(when)?, callback, args, context)
 }
 

@@ -3,18 +3,13 @@
 use aioxide_core::reactor::Direction;
 
 use super::EventLoop;
-use crate::ffi::{Args, Inst, Obj, Raised, Ref, Res, none};
+use crate::ffi::{Args, Inst, Obj, Ref, Res, none};
 use crate::io::driver::descriptor;
 use crate::objects::handle::{self, Handle};
 
 fn add(this: &Inst<EventLoop>, method: &str, direction: Direction, args: Args, any: bool) -> Res<Ref> {
     this.scheduler.check_closed()?;
-    if args.has_keywords() {
-        return Err(Raised::type_error(&format!("{method}() takes no keyword arguments")));
-    }
-    let [file, callback, args @ ..] = args.positional() else {
-        return Err(Raised::type_error(&format!("{method}() takes at least 2 arguments: fd and callback")));
-    };
+    let ([file, callback], args, _) = args.leading(method, ["fd", "callback"], false)?;
     let fd = if any { descriptor(file)? } else { this.driver.descriptor_without_transport(file)? };
     let handle = Handle::new(callback, args, this.obj(), None)?;
     if this.scheduler.debug.get() {
@@ -54,11 +49,13 @@ pub fn add_writer_handle(this: &Inst<EventLoop>, args: Args) -> Res {
     add(this, "_add_writer", Direction::Write, args, true)
 }
 
-pub fn remove_reader(this: &Inst<EventLoop>, fd: &Obj) -> Res {
+pub fn remove_reader(this: &Inst<EventLoop>, args: Args) -> Res {
+    let [fd] = args.exactly("remove_reader", ["fd"])?;
     remove(this, Direction::Read, fd, false)
 }
 
-pub fn remove_writer(this: &Inst<EventLoop>, fd: &Obj) -> Res {
+pub fn remove_writer(this: &Inst<EventLoop>, args: Args) -> Res {
+    let [fd] = args.exactly("remove_writer", ["fd"])?;
     remove(this, Direction::Write, fd, false)
 }
 

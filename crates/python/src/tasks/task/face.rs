@@ -243,7 +243,13 @@ pub fn build(offset: usize) -> Res<Ref> {
     let base = &imports().c_task;
     let b = ClassBuilder::<Task>::new(
         c"aioxide._native.Task",
-        c"Task(coro, *, loop=None, name=None, context=None, eager_start=False)\n--\n\nA coroutine driven by the loop. Same as asyncio.Task, and derived from it.",
+        if cfg!(Py_3_12) {
+            c"Task(coro, *, loop=None, name=None, context=None, eager_start=False)\n--\n\nA coroutine driven by the loop. Same as asyncio.Task, and derived from it."
+        } else if cfg!(Py_3_11) {
+            c"Task(coro, *, loop=None, name=None, context=None)\n--\n\nA coroutine driven by the loop. Same as asyncio.Task, and derived from it."
+        } else {
+            c"Task(coro, *, loop=None, name=None)\n--\n\nA coroutine driven by the loop. Same as asyncio.Task, and derived from it."
+        },
     )
     .base(base)
     .at_least(offset)
