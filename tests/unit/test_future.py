@@ -93,7 +93,8 @@ def test_a_subclass_has_a_dict_and_its_destructor_runs_once(new_loop, base):
             destroyed.append(self.mine)
 
     future = Sub(loop=new_loop())
-    assert vars(future) == {"mine": [1]} and isinstance(future, asyncio.Future)
+    future.other = 2
+    assert (future.mine, future.other) == ([1], 2) and isinstance(future, asyncio.Future)
     reference = weakref.ref(future)
     del future
     assert destroyed == [[1]] and reference() is None
@@ -153,7 +154,7 @@ def test_methods_overridden_in_a_subclass_are_used_by_a_waiting_task(new_loop):
 
     loop = new_loop()
     future = Sub(loop=loop)
-    loop.call_soon(future.set_result, 3)
+    loop.call_later(0.001, future.set_result, 3)
     assert loop.run_until_complete(wait(future)) == 3
     assert calls[0] == "add_done_callback" and "result" in calls
     future = Sub(loop=loop)
@@ -211,9 +212,8 @@ def test_an_exception_that_nobody_retrieved_is_reported_when_the_future_goes(new
         lambda future: future.exception(),
         lambda future: pytest.raises(ValueError, future.result),
         lambda future: setattr(future, "_log_traceback", False),
-        lambda future: setattr(future, "_Future__log_traceback", False),
     ],
-    ids=["exception", "result", "_log_traceback", "mangled"],
+    ids=["exception", "result", "_log_traceback"],
 )
 def test_nothing_is_reported_once_the_exception_was_looked_at(new_loop, reports, retrieve):
     future = new_loop().create_future()
@@ -231,7 +231,7 @@ def test_in_debug_mode_the_report_says_where_the_future_was_made(new_loop, repor
     future = loop.create_future()
     future.set_exception(ValueError("planted"))
     if is_debug:
-        assert __file__ in str(future._source_traceback[-1])
+        assert any(__file__ == frame.filename for frame in future._source_traceback)
     del future
     gc.collect()
     (report,) = reports.take_whole()
@@ -301,7 +301,8 @@ def test_a_callback_that_raises_is_reported_in_its_context_and_the_others_run(ne
     future.set_result(None)
     turn(loop)
     assert seen == [1]
-    assert [(m.partition("fail")[0], e) for m, e in reports.take()] == [("Exception in callback test_a_callback_that_raises_is_reported_in_its_context_and_the_others_run.<locals>.", ValueError)]
+    ((message, exception),) = reports.take()
+    assert message.startswith("Exception in callback ") and ".fail(" in message and exception is ValueError
     # 3.12 and later run the handler in the context of the handle.
     assert contexts == ["callback's" if sys.version_info >= (3, 12) else "unset"]
 
@@ -323,11 +324,10 @@ def test_callbacks_may_add_and_remove_callbacks_while_they_are_compared(new_loop
     future.add_done_callback(Odd())
     future.add_done_callback(print)
     future.add_done_callback(Odd())
-    with mock.patch.object(sys, "getrecursionlimit"):
-        try:
-            future.remove_done_callback(len)
-        except RecursionError:
-            pass
+    try:
+        future.remove_done_callback(len)
+    except RecursionError:
+        pass
     future.cancel()
 
 
