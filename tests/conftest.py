@@ -1,8 +1,9 @@
 """Fixtures of all tests: one body on both loops, and nothing left behind.
 
-A test that asks for `new_loop` or `run` runs twice, on stock asyncio and on aioxide: what it asserts is asyncio's
-behaviour, and a difference is a bug or a row of `docs/differences.md`. A test of such a row is marked `aioxide_only`.
-What a loop tells its exception handler must be taken from `reports`, or the test fails.
+A test that asks for `new_loop` or `run` runs twice, on stock asyncio and on aioxide: what it asserts is
+asyncio's behaviour, and a difference is a bug or a row of `docs/differences.md`. A test of such a row is
+marked `aioxide_only`. What a loop tells its exception handler must be taken from `reports`, or the test
+fails.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ LIMIT_S = 20
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "aioxide_only: a deliberate difference from asyncio, or what asyncio leaks")
+    config.addinivalue_line("markers", "aioxide_only: a difference from asyncio, or what asyncio leaks")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,7 +71,7 @@ def no_leaks(request, frozen_heap):
 
 
 class Report(NamedTuple):
-    """One call of an exception handler. The exception itself is not kept: its traceback keeps transports alive."""
+    """One call of an exception handler. Without the exception: its traceback keeps transports alive."""
 
     message: str
     exception: type | None

@@ -80,6 +80,16 @@ class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
         self.data_received(bytes(self.buffer[:count]))
 
 
+def raises(name, exception=ZeroDivisionError, base=Recorder):
+    """A protocol one of whose methods raises."""
+
+    def method(self, *args):
+        self.note(name)
+        raise exception("from the protocol")
+
+    return type("Raises", (base,), {name: method})
+
+
 def tcp_pair():
     """Two connected TCP sockets."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

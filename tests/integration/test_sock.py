@@ -226,7 +226,7 @@ def test_a_blocking_socket_is_refused_in_debug_mode(run, pair, name):
     async def main():
         loop_of().set_debug(True)
         pair[0].setblocking(True)
-        with pytest.raises(ValueError, match="^the socket must be non-blocking$"):
+        with pytest.raises(ValueError, match=r"^the socket must be non-blocking$"):
             await calls[name](loop_of(), pair[0])
 
     run(main)
@@ -275,9 +275,9 @@ def test_tls_sockets_are_refused(run, name):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        with context.wrap_socket(socket.socket()) as sock:
-            with pytest.raises(TypeError, match="^Socket cannot be of type SSLSocket$"):
-                await calls[name](loop_of(), sock)
+        refused = pytest.raises(TypeError, match=r"^Socket cannot be of type SSLSocket$")
+        with context.wrap_socket(socket.socket()) as sock, refused:
+            await calls[name](loop_of(), sock)
 
     run(main)
 

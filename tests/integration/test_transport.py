@@ -235,7 +235,9 @@ def test_an_unclosed_transport_warns_and_closes_its_socket(run):
             protocol.transport = None
             gc.collect()
         texts = [str(warning.message) for warning in caught if warning.category is ResourceWarning]
-        assert any(re.match(r"unclosed transport <\w*SocketTransport fd=\d+ read=idle", text) for text in texts)
+        assert any(
+            re.match(r"unclosed transport <\w*SocketTransport fd=\d+ read=idle", text) for text in texts
+        )
         assert peer.recv(1) == b""
         peer.close()
 
@@ -505,7 +507,10 @@ def test_a_paused_transport_receives_nothing_until_it_is_resumed(run):
     run(main)
 
 
-def test_pausing_in_connection_made_holds(run):
+def test_pausing_in_connection_made_holds(run, is_ours):
+    if sys.version_info < (3, 11) and not is_ours:
+        pytest.skip("asyncio 3.10 reads all the same")
+
     class Paused(Recorder):
         def connection_made(self, transport):
             transport.pause_reading()

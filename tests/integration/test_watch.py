@@ -278,10 +278,10 @@ def test_a_closed_descriptor_cannot_be_watched(run):
             loop.add_reader(reader, print)
         assert str(caught.value) == "[Errno 9] Bad file descriptor"
         assert loop.remove_reader(reader) is False
+        sock = socket.socket()
+        sock.close()
         with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
-            with socket.socket() as sock:
-                sock.close()
-                loop.add_reader(sock, print)
+            loop.add_reader(sock, print)
 
     run(main)
 
@@ -363,7 +363,9 @@ def test_a_transports_descriptor_is_not_for_watching(run):
         ]:
             with pytest.raises(RuntimeError) as caught:
                 method(number, *arguments)
-            assert str(caught.value) == f"File descriptor {number} is used by transport {protocol.transport!r}"
+            assert (
+                str(caught.value) == f"File descriptor {number} is used by transport {protocol.transport!r}"
+            )
             with pytest.raises(RuntimeError, match="File descriptor <a file> is used by transport <"):
                 method(File(number), *arguments)
         sock.close()
@@ -383,7 +385,7 @@ def test_a_closed_loop_watches_nothing(new_loop):
     loop.add_reader(here, print)
     loop.close()
     for method in (loop.add_reader, loop.add_writer):
-        with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+        with pytest.raises(RuntimeError, match=r"^Event loop is closed$"):
             method(there, print)
     assert loop.remove_reader(here) is False
     assert loop.remove_writer(here) is False
@@ -431,5 +433,3 @@ def test_callables_are_checked_in_debug_mode(watch):
                 loop.call_soon(bad)
 
     watch(body)
-
-

@@ -249,13 +249,13 @@ impl Ref {
 }
 
 /// Make an instance of `T`'s own class.
-#[inline]
+#[inline(always)]
 pub(crate) fn instantiate<T: Native>(value: T) -> Res<Owned<T>> {
     allocate(T::class().type_.get(), value)
 }
 
 impl<T: Native> Owned<T> {
-    #[inline]
+    #[inline(always)]
     pub fn new(value: T) -> Res<Owned<T>> {
         instantiate(value)
     }
@@ -271,7 +271,8 @@ impl<T: Native> Owned<T> {
     }
 }
 
-#[inline]
+// Inlined always: the value is then built where it will lie.
+#[inline(always)]
 fn allocate<T: Native>(type_: *mut c::PyTypeObject, value: T) -> Res<Owned<T>> {
     if let Some(spare) = T::class().take_spare(type_) {
         // SAFETY: memory of a dead instance: its base storage was cleared, and its Rust value is written anew here.

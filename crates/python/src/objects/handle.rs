@@ -75,6 +75,7 @@ impl Handle {
         Owned::of_class(TIMER.type_object(), Handle::value(callback, args, event_loop, context, when)?)
     }
 
+    #[inline(always)]
     fn value(callback: &Obj, args: &[&Obj], event_loop: &Obj, context: Option<&Obj>, when: f64) -> Res<Handle> {
         let context = match context {
             Some(c) => c.to_ref(),

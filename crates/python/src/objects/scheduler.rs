@@ -20,6 +20,10 @@ use super::handle::Handle;
 use crate::ffi::{CrossThread, Obj, Once, Owned, Raised, Ref, Res, Slot, Visit, thread_ident};
 
 /// A piece of work in the ready queue. Tasks lie in it themselves: no Handle, no bound method, no argument tuple.
+///
+/// The tag is a whole word: with a smaller one the compiler moves the rest by loads that straddle the stores before them,
+/// which stalls the processor for as long as half a task's step.
+#[repr(u64)]
 pub enum Entry {
     /// Run a task's next step.
     Step(Ref),

@@ -57,6 +57,11 @@ fn parse(args: Args<'_>) -> Res<Parsed<'_>> {
     };
     let mut has_coro = !args.positional().is_empty();
     for (key, value) in args.keywords() {
+        // asyncio.create_task passes an interned `name` always.
+        if key.is(name!("name")) {
+            p.name = Some(value).filter(|v| !v.is_none());
+            continue;
+        }
         match crate::ffi::utf8(key)? {
             "name" => p.name = Some(value).filter(|v| !v.is_none()),
             "context" if cfg!(Py_3_11) => p.context = Some(value).filter(|v| !v.is_none()),

@@ -12,7 +12,8 @@ use crate::objects::scheduler::Scheduler;
 /// The exception to throw for a future that is done; None for a result.
 #[inline]
 fn failure(future: &Obj) -> Res<Option<Ref>> {
-    if let Some(f) = Fut::of(future) {
+    // A subclass may have overridden `result`.
+    if let Some(f) = Fut::of_exact(future) {
         if f.core.state.get() == State::Finished && !f.core.exception.is_some() {
             return Ok(None);
         }
