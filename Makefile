@@ -54,7 +54,7 @@ test-rust: ## The core's tests, without an interpreter
 	@cargo test -q --locked -p aioxide-core
 
 test-python: dev ## Unit tests, tour, nativeness gate and conformance
-	@$(PY) -m pytest
+	@$(PY) -m pytest -q
 	@$(PY) tests/conformance/run.py -j $(JOBS) --groups tasks,futures,runners,sync,timeouts,context,loop
 
 conformance: dev ## CPython's own asyncio tests, all groups

@@ -27,7 +27,9 @@ class Failed(Exception):
 
 def environment() -> dict[str, str]:
     """Ours, without what would switch asyncio's debug mode on."""
-    return {k: v for k, v in os.environ.items() if k not in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONTRACEMALLOC")}
+    return {
+        k: v for k, v in os.environ.items() if k not in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONTRACEMALLOC")
+    }
 
 
 def processors() -> tuple[set[int], set[int]]:

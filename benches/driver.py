@@ -41,14 +41,32 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--quick", action="store_true", help="5 rounds instead of 15 and shorter network rounds: below 90 s")
     add("--rounds", type=int, metavar="N", help="samples of each loop and row")
-    add("--loops", metavar="A,B,...", help=f"contenders, modules with new_event_loop() (default: {','.join(LOOPS)})")
-    add("-k", dest="pattern", metavar="PATTERN", help="only rows whose key or title contains PATTERN (or one of P,Q,...)")
+    add(
+        "--loops",
+        metavar="A,B,...",
+        help=f"contenders, modules with new_event_loop() (default: {','.join(LOOPS)})",
+    )
+    add(
+        "-k",
+        dest="pattern",
+        metavar="PATTERN",
+        help="only rows whose key or title contains PATTERN (or one of P,Q,...)",
+    )
     add("--list", action="store_true", help="list the rows and exit")
-    add("--goals", action="store_true", help="add a column: the goal against uvloop, and whether it is reached")
+    add(
+        "--goals",
+        action="store_true",
+        help="add a column: the goal against uvloop, and whether it is reached",
+    )
     add("--json", type=Path, metavar="FILE", help="write all samples there")
     add("--svg", type=Path, metavar="FILE", help="draw the plot there")
     add("--plot-only", type=Path, metavar="FILE.json", help="measure nothing: draw the plot of an earlier run")
-    add("--table-only", type=Path, metavar="FILE.json", help="measure nothing: print the table of an earlier run")
+    add(
+        "--table-only",
+        type=Path,
+        metavar="FILE.json",
+        help="measure nothing: print the table of an earlier run",
+    )
     add("--verbose", action="store_true", help="show what the workers write to stderr")
     args = parser.parse_args(argv)
     if args.rounds is not None and args.rounds < 1:
@@ -121,10 +139,18 @@ class Measurement:
     def result(self) -> dict[str, Any]:
         row = self.row
         samples = {name: [round(ns, 2) for ns in values] for name, values in self.samples.items()}
-        return {"key": row.key, "title": row.title, "group": row.group, "samples_ns": samples, "errors": self.errors}
+        return {
+            "key": row.key,
+            "title": row.title,
+            "group": row.group,
+            "samples_ns": samples,
+            "errors": self.errors,
+        }
 
 
-def measure(rows: list[Row], contenders: list[Contender], rounds: int, seconds: float, results: list[dict[str, Any]]) -> None:
+def measure(
+    rows: list[Row], contenders: list[Contender], rounds: int, seconds: float, results: list[dict[str, Any]]
+) -> None:
     """Append the rows' results to `results` one by one, so that an interrupted run keeps what it has."""
     progress = Progress([Measurement.expected_s(row, len(contenders), rounds, seconds) for row in rows])
     for index, row in enumerate(rows):

@@ -121,7 +121,16 @@ class Plot:
             x += 20 + 8.2 * len(name) + 22
         out.append(line(x + 4, 93, x + 4, 109, "base"))
         out.append(text(x + 14, 106, "legend", f"{self.baseline} = 1"))
-        return [*out, text(WIDTH - MARGIN, 106, "sub", f"CPU time, median and quartiles of {self.run['rounds']} rounds", "end")]
+        return [
+            *out,
+            text(
+                WIDTH - MARGIN,
+                106,
+                "sub",
+                f"CPU time, median and quartiles of {self.run['rounds']} rounds",
+                "end",
+            ),
+        ]
 
     def group(self, title: str, rows: list[dict[str, Any]]) -> None:
         self.y += GROUP_GAP
@@ -145,14 +154,18 @@ class Plot:
 
     def bar(self, name: str, css: str, speed: Ratio) -> None:
         end, middle = self.axis.x(speed.median), self.y + BAR / 2
-        self.shapes.append(f'<rect class="{css}" x="{LEFT}" y="{self.y:.1f}" width="{max(end - LEFT, 1):.1f}" height="{BAR}" rx="2"/>')
+        self.shapes.append(
+            f'<rect class="{css}" x="{LEFT}" y="{self.y:.1f}" width="{max(end - LEFT, 1):.1f}" height="{BAR}" rx="2"/>'
+        )
         if speed.median > self.axis.end:
             self.shapes.append(f'<path class="cut" d="M{end - 22:.1f} {self.y + BAR + 1:.1f} l8 {-BAR - 2}"/>')
             tip = end
         else:
             tip = max(end, self.axis.x(speed.p75))
             self.shapes.append(line(self.axis.x(speed.p25), middle, tip, middle, "spread"))
-        self.texts.append(text(tip + 6, middle + 4.5, "value ours" if name == OURS else "value", f"{figure(speed.median)}×"))
+        self.texts.append(
+            text(tip + 6, middle + 4.5, "value ours" if name == OURS else "value", f"{figure(speed.median)}×")
+        )
 
     def grid(self) -> list[str]:
         out = []

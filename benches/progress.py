@@ -24,7 +24,9 @@ class Progress:
 
     def within(self, index: int, title: str, share: float) -> None:
         if self.tty:
-            text = f"[{index + 1:2}/{len(self.weights)}] {title}: {share:.0%}, {self.clock(share * self.weights[index])}"
+            text = (
+                f"[{index + 1:2}/{len(self.weights)}] {title}: {share:.0%}, {self.clock(share * self.weights[index])}"
+            )
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()
 

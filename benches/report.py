@@ -90,7 +90,9 @@ def verdict(row: dict[str, Any], goal: float | None, loops: list[str], ours: str
 
 def headline(run: dict[str, Any]) -> list[str]:
     facts = run["machine"]
-    versions = ", ".join(name if name == "asyncio" else f"{name} {loop['version']}" for name, loop in run["loops"].items())
+    versions = ", ".join(
+        name if name == "asyncio" else f"{name} {loop['version']}" for name, loop in run["loops"].items()
+    )
     gil = "" if facts.get("gil", True) else " free-threaded"
     return [
         f"{facts['implementation']} {facts['python']}{gil}; {versions}",
@@ -121,7 +123,9 @@ def markdown(header: list[str], lines: list[list[str]]) -> list[str]:
     widths = [max(len(cells[i]) for cells in [header, *lines]) for i in range(len(header))]
 
     def join(cells: list[str]) -> str:
-        return "| " + " | ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:]))]) + " |"
+        return (
+            "| " + " | ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:]))]) + " |"
+        )
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
     return [join(header), rule, *map(join, lines)]

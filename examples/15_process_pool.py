@@ -31,9 +31,7 @@ async def main():
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=2, mp_context=context) as pool:
         limits = [100_000, 200_000, 300_000, 400_000]
-        answers = await asyncio.gather(
-            *(loop.run_in_executor(pool, count_primes, limit) for limit in limits)
-        )
+        answers = await asyncio.gather(*(loop.run_in_executor(pool, count_primes, limit) for limit in limits))
     for limit, (_, primes) in zip(limits, answers):
         print(f"{primes} primes below {limit}")
     print("in other processes:", all(pid != os.getpid() for pid, _ in answers))

@@ -271,9 +271,7 @@ def arguments(argv):
         help="where crawl.sqlite and pages/ go; a new or an empty folder "
         "(default: a new one in the folder for temporary files)",
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the summary to FILE as JSON, too"
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary to FILE as JSON, too")
     options = parser.parse_args(argv)
     try:
         if options.out is None:

@@ -49,11 +49,7 @@ def hash_of_rows(path):
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
         names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         tables = [name for (name,) in names]
-        rows = [
-            json.dumps([table, *row])
-            for table in tables
-            for row in database.execute(f'SELECT * FROM "{table}"')
-        ]
+        rows = [json.dumps([table, *row]) for table in tables for row in database.execute(f'SELECT * FROM "{table}"')]
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
 
 

@@ -410,10 +410,7 @@ def main(arguments: list[str] | None = None) -> int:
     for finding in found:
         print(finding)
     files = len(rust_files(options.root.resolve()))
-    print(
-        f"layout: {len(found)} finding{'' if len(found) == 1 else 's'} in {files} Rust files"
-        f" and python/aioxide"
-    )
+    print(f"layout: {len(found)} finding{'' if len(found) == 1 else 's'} in {files} Rust files and python/aioxide")
     return 1 if found else 0
 
 

@@ -118,9 +118,7 @@ PLANTS = [
         '#[path = "/tmp/io.rs"]\npub mod io;\n',
         "#[path]",
     ),
-    Plant(
-        "a folder that is no layer", "crates/python/src/util/mod.rs", "//! Things.\n", "`util` is no layer"
-    ),
+    Plant("a folder that is no layer", "crates/python/src/util/mod.rs", "//! Things.\n", "`util` is no layer"),
     Plant(
         "the core upside down",
         "crates/core/src/time/mod.rs",
@@ -174,12 +172,8 @@ PLANTS = [
         "`.unwrap()`",
     ),
     Plant("todo!", "crates/core/src/time/mod.rs", "fn f() { todo!() }\n", "`todo!`"),
-    Plant(
-        "unimplemented!", "crates/core/src/time/mod.rs", "fn f() { unimplemented!() }\n", "`unimplemented!`"
-    ),
-    Plant(
-        "a long file", "tests/unit/test_long.py", "x = 1\n" * (layout.MAX_LINES + 1), "needs a reason", 601
-    ),
+    Plant("unimplemented!", "crates/core/src/time/mod.rs", "fn f() { unimplemented!() }\n", "`unimplemented!`"),
+    Plant("a long file", "tests/unit/test_long.py", "x = 1\n" * (layout.MAX_LINES + 1), "needs a reason", 601),
     Plant(
         "asyncio's loop as a base",
         "python/aioxide/_loop.py",

@@ -152,11 +152,23 @@ def unit():
     files = sorted(file for folder in folders for file in folder.glob("test_*.py"))
     skipped = [file for file in files if foreign.search(file.read_text()) or file.stem == "test_tour"]
     say(f"{len(files) - len(skipped)} files; without {', '.join(file.name for file in skipped) or 'exception'}")
-    run([venv_python(), "-m", "pytest", "--timeout=300", *(f for f in files if f not in skipped)], env=environment())
+    run(
+        [venv_python(), "-m", "pytest", "--timeout=300", *(f for f in files if f not in skipped)],
+        env=environment(),
+    )
 
 
 def conformance():
-    command = [venv_python(), "tests/conformance/run.py", "-j", options.jobs, "--timeout", 120, "--groups", GROUPS]
+    command = [
+        venv_python(),
+        "tests/conformance/run.py",
+        "-j",
+        options.jobs,
+        "--timeout",
+        120,
+        "--groups",
+        GROUPS,
+    ]
     run(command, env=environment())
 
 
@@ -170,7 +182,17 @@ def loom():
 
 
 def models():
-    command = ["cargo", "test", "-q", "--locked", "-p", "aioxide-core", "--release", "--target-dir", TARGET / "cargo"]
+    command = [
+        "cargo",
+        "test",
+        "-q",
+        "--locked",
+        "-p",
+        "aioxide-core",
+        "--release",
+        "--target-dir",
+        TARGET / "cargo",
+    ]
     run([*command, "--", "model"], env={"AIOXIDE_PROPTEST_CASES": str(MODEL_CASES)})
 
 

@@ -118,9 +118,7 @@ class Outcome:
 
     @property
     def is_stock(self):
-        return bool(self.loops) and all(
-            names[0].startswith("asyncio.") and STOCK_BASE in names for names in self.loops
-        )
+        return bool(self.loops) and all(names[0].startswith("asyncio.") and STOCK_BASE in names for names in self.loops)
 
 
 def examples(pattern=""):
@@ -222,9 +220,7 @@ def first_difference(ours, theirs):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="tour", description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "-k", metavar="PATTERN", default="", help="only examples with PATTERN in the name"
-    )
+    parser.add_argument("-k", metavar="PATTERN", default="", help="only examples with PATTERN in the name")
     pattern = parser.parse_args(argv).k
     chosen = examples(pattern)
     if not chosen:

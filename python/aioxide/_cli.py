@@ -80,9 +80,7 @@ def main() -> None:
         return
     if arguments and arguments[0] in ("-V", "--version"):
         implementation = sys.implementation.name
-        print(
-            f"aioxide {__version__} ({implementation} {'.'.join(map(str, sys.version_info[:3]))})"
-        )
+        print(f"aioxide {__version__} ({implementation} {'.'.join(map(str, sys.version_info[:3]))})")
         return
     if reason := unsupported():
         _refuse(reason, prefix=False)
@@ -263,9 +261,7 @@ def _of_spec(
 # --- what the program sees -----------------------------------------------------------------------
 
 
-def _become_main(
-    argv0: str, arguments: list[str], path0: str | None, namespace: dict[str, object]
-) -> ModuleType:
+def _become_main(argv0: str, arguments: list[str], path0: str | None, namespace: dict[str, object]) -> ModuleType:
     """Put the program in the place of `python -m aioxide`; returns its `__main__`."""
     sys.argv[:] = [argv0, *arguments]
     if path0 is not None and not _is_path0_suppressed():
@@ -303,9 +299,7 @@ def _hide_our_frames(by_runpy: bool) -> None:
     if shown_by is None:
         return
 
-    def excepthook(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
+    def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.excepthook = shown_by
         trace = _of_program(trace, by_runpy)
         error.__traceback__ = trace

@@ -36,9 +36,7 @@ __all__ = [
 ]
 
 #: Since some 3.12 the text of a failed bind(2) has the error number too.
-_BIND_ERROR_IS_WHOLE = not stdlib_mentions(
-    getattr(base_events.BaseEventLoop, "_connect_sock", None), "strerror"
-)
+_BIND_ERROR_IS_WHOLE = not stdlib_mentions(getattr(base_events.BaseEventLoop, "_connect_sock", None), "strerror")
 
 
 def bind_error(error: OSError, address: Any) -> OSError:
@@ -257,9 +255,7 @@ def _check_server_hostname(ssl: Any, host: str | None, server_hostname: str | No
         raise ValueError("You must set server_hostname when using ssl without a host")
 
 
-def _bind_to_one(
-    sock: socket.socket, family: int, local_infos: Iterable[AddressInfo], errors: list[OSError]
-) -> None:
+def _bind_to_one(sock: socket.socket, family: int, local_infos: Iterable[AddressInfo], errors: list[OSError]) -> None:
     """Bind to the first local address that works; errors on the way are listed."""
     for local_family, _, _, _, address in local_infos:
         if local_family != family:

@@ -83,10 +83,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__} running={self.is_running()} "
-            f"closed={self.is_closed()} debug={self.get_debug()}>"
-        )
+        return f"<{type(self).__name__} running={self.is_running()} closed={self.is_closed()} debug={self.get_debug()}>"
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if self.is_closed():
@@ -156,8 +153,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
             if isinstance(result, Exception):
                 self.call_exception_handler(
                     {
-                        "message": "an error occurred during closing of "
-                        f"asynchronous generator {generator!r}",
+                        "message": f"an error occurred during closing of asynchronous generator {generator!r}",
                         "exception": result,
                         "asyncgen": generator,
                     }

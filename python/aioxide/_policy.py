@@ -45,9 +45,7 @@ def new_event_loop() -> EventLoop:
     return EventLoop()
 
 
-if TYPE_CHECKING:
-    _StockPolicy = asyncio.DefaultEventLoopPolicy
-elif sys.version_info < (3, 14):
+if TYPE_CHECKING or sys.version_info < (3, 14):
     _StockPolicy = asyncio.DefaultEventLoopPolicy
 else:
     # Policies are deprecated since 3.14: the public names warn, this one does not.

@@ -86,9 +86,7 @@ class _Console(code.InteractiveConsole):
             self.exit_code = leaving.code
         finally:
             # A statement that is cut short here leaves its coroutine behind.
-            warnings.filterwarnings(
-                "ignore", r"coroutine .* was never awaited$", category=RuntimeWarning
-            )
+            warnings.filterwarnings("ignore", r"coroutine .* was never awaited$", category=RuntimeWarning)
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _run_startup_file(self) -> None:

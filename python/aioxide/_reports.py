@@ -103,8 +103,7 @@ class Reports(LoopPart):
             raise
         except BaseException:
             logger.error(
-                "Exception in default exception handler while handling an "
-                "unexpected error in custom exception handler",
+                "Exception in default exception handler while handling an unexpected error in custom exception handler",
                 exc_info=True,
             )
 

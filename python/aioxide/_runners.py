@@ -57,9 +57,7 @@ if sys.version_info >= (3, 11):
         `aioxide.new_event_loop`. Ctrl-C cancels the running coroutine.
         """
 
-        def __init__(
-            self, *, debug: bool | None = None, loop_factory: _LoopFactory | None = None
-        ) -> None:
+        def __init__(self, *, debug: bool | None = None, loop_factory: _LoopFactory | None = None) -> None:
             self._current = _CurrentLoop()
             super().__init__(debug=debug, loop_factory=loop_factory or self._current)
 
@@ -108,9 +106,7 @@ else:
         `aioxide.new_event_loop`. Ctrl-C cancels the running coroutine.
         """
 
-        def __init__(
-            self, *, debug: bool | None = None, loop_factory: _LoopFactory | None = None
-        ) -> None:
+        def __init__(self, *, debug: bool | None = None, loop_factory: _LoopFactory | None = None) -> None:
             self._current = _CurrentLoop()
             self._factory = loop_factory or self._current
             self._debug = debug
@@ -174,7 +170,7 @@ else:
                 return loop.run_until_complete(task)
             except asyncio.CancelledError:
                 if is_ours and self._interrupts:
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt  # noqa: B904  as asyncio: the CancelledError is its context
                 raise
             finally:
                 if is_ours and signal.getsignal(signal.SIGINT) is handler:

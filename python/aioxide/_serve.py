@@ -84,9 +84,7 @@ class Serving(LoopPart):
             sockets = self._bind_all(infos, reuse_address, reuse_port, keep_alive)
         for listener in sockets:
             listener.setblocking(False)
-        server = Server(
-            self, sockets, protocol_factory, ssl, backlog, ssl_handshake_timeout, ssl_shutdown_timeout
-        )
+        server = Server(self, sockets, protocol_factory, ssl, backlog, ssl_handshake_timeout, ssl_shutdown_timeout)
         if start_serving:
             try:
                 await server.start_serving()
@@ -107,14 +105,10 @@ class Serving(LoopPart):
             hosts = [host]
         else:
             hosts = host
-        answers = await asyncio.gather(
-            *(self._create_server_getaddrinfo(one, port, family, flags) for one in hosts)
-        )
+        answers = await asyncio.gather(*(self._create_server_getaddrinfo(one, port, family, flags) for one in hosts))
         return list(dict.fromkeys(info for infos in answers for info in infos))
 
-    async def _create_server_getaddrinfo(
-        self, host: Any, port: Any, family: int, flags: int
-    ) -> Iterable[AddressInfo]:
+    async def _create_server_getaddrinfo(self, host: Any, port: Any, family: int, flags: int) -> Iterable[AddressInfo]:
         infos = await self._ensure_resolved(
             (host, port), family=family, type=socket.SOCK_STREAM, flags=flags, loop=self
         )

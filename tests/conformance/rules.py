@@ -55,9 +55,7 @@ def _applies(rule):
         return True
     operator, minor = re.fullmatch(r"(<|<=|>=|==)3\.(\d+)", rule["python"]).groups()
     mine, wanted = sys.version_info[1], int(minor)
-    return {"<": mine < wanted, "<=": mine <= wanted, ">=": mine >= wanted, "==": mine == wanted}[
-        operator
-    ]
+    return {"<": mine < wanted, "<=": mine <= wanted, ">=": mine >= wanted, "==": mine == wanted}[operator]
 
 
 class Pending(NamedTuple):

@@ -59,9 +59,7 @@ def main():
             "future": options.future or f"{module}:Future",
         }
         probe = f"import {module}; {module}.{factory}().close()"
-        done = subprocess.run(
-            [sys.executable, "-c", probe], env=env, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, "-c", probe], env=env, capture_output=True, text=True)
         if done.returncode:
             why = (done.stderr.strip().splitlines() or ["no output"])[-1]
             refuse(f"{target['loop']} makes no loop here: {why}")
@@ -90,9 +88,7 @@ def main():
 
 
 def parse():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
         "-k",
@@ -155,9 +151,7 @@ def parse():
         from test import test_asyncio
     except ImportError:
         refuse(f"{sys.executable} has no test.test_asyncio; use an interpreter that ships it")
-    existing = sorted(
-        m.name for m in pkgutil.iter_modules(test_asyncio.__path__) if m.name.startswith("test_")
-    )
+    existing = sorted(m.name for m in pkgutil.iter_modules(test_asyncio.__path__) if m.name.startswith("test_"))
     for module in options.modules:
         if module not in existing:
             refuse(f"no test module {module!r} in {Path(test_asyncio.__file__).parent}")
@@ -310,9 +304,7 @@ class Run:
         """{test id: record}; each record has a verdict."""
         tests, modules = {}, self.options.modules
         with ThreadPoolExecutor(max(1, self.options.jobs)) as pool:
-            for done, (module, records) in enumerate(
-                zip(modules, pool.map(self.module, modules), strict=True), 1
-            ):
+            for done, (module, records) in enumerate(zip(modules, pool.map(self.module, modules), strict=True), 1):
                 tests.update(records)
                 counts = collections.Counter(r["verdict"] for r in records.values())
                 text = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
@@ -357,9 +349,7 @@ class Run:
 
     def _judge(self, module, test_id, record):
         """Give the record a verdict; a bad one first gets a second chance, and then a reference."""
-        pending = next(
-            (p for p in self.options.pending if rules.matches(test_id, [p.pattern])), None
-        )
+        pending = next((p for p in self.options.pending if rules.matches(test_id, [p.pattern])), None)
         is_test = not test_id.endswith(".<import>")
         if pending and pending.unrunnable:
             record["verdict"] = "pending"
@@ -391,9 +381,7 @@ class Run:
         else:
             record["verdict"] = "failed"
             if pending:
-                record["detail"] += (
-                    f"\nis pending for {pending.feature!r}, but no NotImplementedError names it"
-                )
+                record["detail"] += f"\nis pending for {pending.feature!r}, but no NotImplementedError names it"
 
 
 def broken(status, detail):

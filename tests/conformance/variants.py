@@ -37,9 +37,7 @@ class _Maker:
         if None in bases:
             return
         bases.append(case or self.module.test_utils.TestCase)
-        made = type(
-            f"Target{name}", tuple(bases), {**attributes, "__module__": self.module.__name__}
-        )
+        made = type(f"Target{name}", tuple(bases), {**attributes, "__module__": self.module.__name__})
         setattr(self.module, made.__name__, decorate(made) if decorate else made)
 
     def native_only(self, cls, donor, test):
@@ -54,9 +52,7 @@ def _tasks(maker, target):
     Task, Future = target.task, target.future
     public = _registry(asyncio)
     both = {"Task": Task, "Future": Future, **public}
-    native = maker.native_only(
-        Task, "CTask_CFuture_Tests", "test_del__log_destroy_pending_segfault"
-    )
+    native = maker.native_only(Task, "CTask_CFuture_Tests", "test_del__log_destroy_pending_segfault")
     maker.make("Task_TargetFuture_Tests", ["BaseTaskTests", "SetMethodsTest"], {**both, **native})
     subclass = getattr(maker.module, "add_subclass_tests", None)
     maker.make("Task_TargetFuture_SubclassTests", ["BaseTaskTests"], both, decorate=subclass)
@@ -75,9 +71,7 @@ def _tasks(maker, target):
     if own is not None:
         own |= _own_functions(target, "all_tasks") or {}
         maker.make("IntrospectionTests", ["BaseTaskIntrospectionTests"], own)
-    current = _own_functions(target, "current_task") or {
-        "current_task": staticmethod(asyncio.current_task)
-    }
+    current = _own_functions(target, "current_task") or {"current_task": staticmethod(asyncio.current_task)}
     maker.make(
         "CurrentLoopTests",
         ["BaseCurrentLoopTests"],

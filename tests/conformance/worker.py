@@ -47,10 +47,7 @@ def main():
         return
     variants.add_variants(module, target)
     classification = rules.Classification()
-    cases = {
-        short_id(case): case
-        for case in flatten(unittest.defaultTestLoader.loadTestsFromModule(module))
-    }
+    cases = {short_id(case): case for case in flatten(unittest.defaultTestLoader.loadTestsFromModule(module))}
     chosen = [i for i in cases if is_chosen(i, config, classification)]
     if not config["list_only"]:
         # A pending test that would only wait for what is missing is counted, not run.

@@ -24,8 +24,6 @@ def test_ends_in_pass(name: str) -> None:
         pytest.skip(f"{name} is not beside this checkout")
     if sys.version_info < (3, 11) and "except*" in program.read_text():
         pytest.skip(f"{name} is written for Python 3.11 and later")
-    done = subprocess.run(
-        [sys.executable, "-m", "aioxide", str(program)], capture_output=True, text=True, timeout=50
-    )
+    done = subprocess.run([sys.executable, "-m", "aioxide", str(program)], capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "PASS"

@@ -6,11 +6,9 @@ callbacks and loops see `test_bad_loops.py`. `no_leaks` (through `run`) counts d
 
 import asyncio
 import logging
-import os
 import re
 import socket
 import sys
-import time
 
 import pytest
 from peers import (
@@ -21,7 +19,6 @@ from peers import (
     connect,
     raises,
     receive_exactly,
-    reset,
     tcp_pair,
     turns,
 )
@@ -58,9 +55,7 @@ def test_eof_received_that_raises_loses_the_connection(run, reports):
             protocol, peer = await connect(raises("eof_received", base=base))
             peer.shutdown(socket.SHUT_WR)
             assert type(await protocol.lost) is ZeroDivisionError
-            assert reports.take() == [
-                ("Fatal error: protocol.eof_received() call failed.", ZeroDivisionError)
-            ]
+            assert reports.take() == [("Fatal error: protocol.eof_received() call failed.", ZeroDivisionError)]
             peer.close()
 
     run(main)
@@ -109,9 +104,7 @@ def test_connection_lost_that_raises_is_reported_and_the_socket_closed(run, repo
         await protocol.until(lambda: "connection_lost" in protocol.calls)
         await turns(1)
         ((message, exception),) = reports.take()
-        assert re.match(r"Exception in callback \w*SocketTransport\._call_connection_lost\(", message), (
-            message
-        )
+        assert re.match(r"Exception in callback \w*SocketTransport\._call_connection_lost\(", message), message
         assert exception is ZeroDivisionError
         assert peer.recv(1) == b""
         peer.close()
@@ -132,9 +125,7 @@ def test_connection_lost_that_raises_is_reported_and_the_socket_closed(run, repo
         ("connection_lost", Recorder),
     ],
 )
-def test_an_exit_raised_by_a_protocol_ends_the_run_and_the_loop_goes_on_later(
-    new_loop, name, base, exception
-):
+def test_an_exit_raised_by_a_protocol_ends_the_run_and_the_loop_goes_on_later(new_loop, name, base, exception):
     loop = new_loop()
     here, peer = tcp_pair()
     made = []
@@ -406,11 +397,7 @@ def test_what_cannot_be_written_is_a_type_error_and_harmless(run, data):
         protocol, peer = await connect()
         with pytest.raises(TypeError) as caught:
             protocol.transport.write(data)
-        wanted = (
-            "bytes, bytearray, or memoryview object"
-            if "memoryview" in str(caught.value)
-            else "bytes-like object"
-        )
+        wanted = "bytes, bytearray, or memoryview object" if "memoryview" in str(caught.value) else "bytes-like object"
         expected = f"data argument must be a {wanted}, not {type(data).__name__!r}"
         assert str(caught.value) == expected
         with pytest.raises(TypeError):
@@ -479,124 +466,6 @@ def test_writing_after_the_end_is_counted_and_warned_of(run, caplog, is_ours):
         peer.close()
 
     run(main)
-
-
-# --- descriptors ---------------------------------------------------------------------------------
-
-
-def test_a_socket_closed_behind_the_transport_is_an_error_of_the_connection(run):
-    async def main():
-        protocol, peer = await connect()
-        number = protocol.transport.get_extra_info("socket").fileno()
-        protocol.transport._sock.close()
-        protocol.transport.write(b"x")
-        exception = await protocol.lost
-        assert type(exception) is OSError and str(exception) == "[Errno 9] Bad file descriptor"
-        with pytest.raises(OSError):
-            os.fstat(number)
-        peer.close()
-
-    run(main)
-
-
-def test_a_transport_never_touches_a_file_that_has_its_number_now(run):
-    async def main():
-        protocol, peer = await connect()
-        number = protocol.transport.get_extra_info("socket").fileno()
-        protocol.transport._sock.close()
-        new, other = socket.socketpair()
-        if new.fileno() != number:
-            new, other = other, new
-        assert new.fileno() == number
-        other.sendall(b"for somebody else")
-        protocol.transport.write(b"x")
-        assert type(await protocol.lost) is OSError
-        other.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            other.recv(1)
-        assert new.recv(100) == b"for somebody else"
-        assert protocol.received == b""
-        for sock in (new, other, peer):
-            sock.close()
-
-    run(main)
-
-
-@pytest.mark.parametrize("ending", ["close", "abort"])
-def test_a_connection_whose_socket_is_closed_already_ends_without_an_error(run, ending):
-    async def main():
-        protocol, peer = await connect()
-        protocol.transport._sock.close()
-        getattr(protocol.transport, ending)()
-        assert await protocol.lost is None
-        peer.close()
-
-    run(main)
-
-
-def test_a_detached_socket_is_not_closed(run):
-    async def main():
-        protocol, peer = await connect()
-        number = protocol.transport._sock.detach()
-        protocol.transport.close()
-        assert await protocol.lost is None
-        os.fstat(number)
-        os.close(number)
-        peer.close()
-
-    run(main)
-
-
-def test_a_reset_peer_does_not_make_a_paused_transport_spin(run):
-    async def main():
-        loop = asyncio.get_running_loop()
-        protocol, peer = await connect()
-        protocol.transport.pause_reading()
-        reset(peer)
-        used = time.process_time()
-        woken = loop.create_future()
-        loop.call_later(0.2, woken.set_result, None)
-        await woken
-        assert time.process_time() - used < 0.1
-        assert protocol.calls == ["made"]
-        protocol.transport.resume_reading()
-        assert type(await protocol.lost) is ConnectionResetError
-
-    run(main)
-
-
-def test_a_reset_peer_of_a_half_closed_connection_does_not_spin(run):
-    async def main():
-        loop = asyncio.get_running_loop()
-        protocol, peer = await connect()
-        protocol.keeps_open = True
-        peer.shutdown(socket.SHUT_WR)
-        await protocol.until(lambda: "eof" in protocol.calls)
-        reset(peer)
-        used = time.process_time()
-        woken = loop.create_future()
-        loop.call_later(0.2, woken.set_result, None)
-        await woken
-        assert time.process_time() - used < 0.1
-        await close(protocol)
-
-    run(main)
-
-
-def test_a_listening_socket_closed_behind_its_server(run):
-    async def main():
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(Recorder, "127.0.0.1", 0)
-        server.sockets[0]._sock.close()
-        await turns(3)
-        server.close()
-        await server.wait_closed()
-
-    # asyncio asks the closed socket for its number, and -1 is none.
-    try:
-        run(main)
-    except ValueError as error:
-        assert str(error) == "Invalid file descriptor: -1"
 
 
 # --- all at once --------------------------------------------------------------------------------

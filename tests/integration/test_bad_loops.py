@@ -1,4 +1,4 @@
-"""Bad input, continued: callbacks and handlers that raise, stop or exit, and loops run twice, from elsewhere, or closed.
+"""Bad input: callbacks and handlers that raise, stop or exit; loops run twice, from elsewhere, or closed.
 
 asyncio's exception and message, nothing leaked, never an abort.
 """
@@ -14,7 +14,7 @@ import threading
 import warnings
 
 import pytest
-from peers import close, connect, raises
+from peers import close, connect, raises, turns
 
 
 def test_a_loop_cannot_be_run_twice(run):
@@ -51,9 +51,7 @@ def test_run_forever_is_refused_twice_too(run, new_loop):
         for _ in range(2):
             with pytest.raises(RuntimeError, match=r"^This event loop is already running$"):
                 loop.run_forever()
-            with pytest.raises(
-                RuntimeError, match=r"^Cannot run the event loop while another loop is running$"
-            ):
+            with pytest.raises(RuntimeError, match=r"^Cannot run the event loop while another loop is running$"):
                 other.run_forever()
             error = in_thread(loop.run_forever)()
             assert type(error) is RuntimeError and str(error) == "This event loop is already running"

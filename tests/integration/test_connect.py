@@ -118,7 +118,7 @@ def test_the_errors_of_all_addresses_are_told(run, delay):
             await loop.create_connection(Recorder, "name", 1, happy_eyeballs_delay=delay)
         assert str(caught.value) == f"Multiple exceptions: {', '.join(texts)}"
         if sys.version_info >= (3, 12):
-            with pytest.raises(ExceptionGroup) as group:  # noqa: F821
+            with pytest.raises(ExceptionGroup) as group:
                 await loop.create_connection(Recorder, "name", 1, happy_eyeballs_delay=delay, all_errors=True)
             assert [str(error) for error in group.value.exceptions] == texts
             assert group.value.message == "create_connection failed"
@@ -132,9 +132,7 @@ def test_the_next_address_is_tried_when_one_fails(run, delay):
         loop = asyncio.get_running_loop()
         with listening() as listener:
             resolve_to(loop, [("127.0.0.1", free_port()), ("127.0.0.1", free_port()), listener.getsockname()])
-            transport, protocol = await loop.create_connection(
-                Recorder, "name", 1, happy_eyeballs_delay=delay
-            )
+            transport, protocol = await loop.create_connection(Recorder, "name", 1, happy_eyeballs_delay=delay)
             assert transport.get_extra_info("peername") == listener.getsockname()
             peer, _ = listener.accept()
             await close(protocol, peer)
@@ -194,9 +192,7 @@ def test_a_local_address(run):
             assert address[0] == "127.0.0.2" and transport.get_extra_info("sockname") == address
             await close(protocol, peer)
             with pytest.raises(OSError) as caught:
-                await loop.create_connection(
-                    Recorder, *listener.getsockname(), local_addr=listener.getsockname()
-                )
+                await loop.create_connection(Recorder, *listener.getsockname(), local_addr=listener.getsockname())
         assert "error while attempting to bind on address ('127.0.0.1', " in str(caught.value)
 
     run(main)

@@ -226,9 +226,7 @@ def test_what_flow_control_raises_is_reported_and_the_data_still_arrives(run, re
         protocol, peer = await connect(type("Fails", (Recorder,), {method: fail}))
         protocol.transport.write(bytes(TOO_MUCH))
         await drain(protocol, peer, TOO_MUCH)
-        await protocol.until(
-            lambda: protocol.transport.get_write_buffer_size() == 0 and method in protocol.calls
-        )
+        await protocol.until(lambda: protocol.transport.get_write_buffer_size() == 0 and method in protocol.calls)
         assert not protocol.transport.is_closing()
         await close(protocol, peer)
         (report,) = reports.take_whole()

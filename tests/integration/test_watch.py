@@ -363,9 +363,7 @@ def test_a_transports_descriptor_is_not_for_watching(run):
         ]:
             with pytest.raises(RuntimeError) as caught:
                 method(number, *arguments)
-            assert (
-                str(caught.value) == f"File descriptor {number} is used by transport {protocol.transport!r}"
-            )
+            assert str(caught.value) == f"File descriptor {number} is used by transport {protocol.transport!r}"
             with pytest.raises(RuntimeError, match="File descriptor <a file> is used by transport <"):
                 method(File(number), *arguments)
         sock.close()

@@ -654,10 +654,9 @@ def reader_raises():
 @scenario
 def reader_left_at_close():
     a, b = socket.socketpair()
-    with a, b:
-        with Loop() as loop:
-            loop.add_reader(a, id, loop)
-            loop.add_writer(b, id, loop)
+    with a, b, Loop() as loop:
+        loop.add_reader(a, id, loop)
+        loop.add_writer(b, id, loop)
 
 
 @scenario
@@ -946,7 +945,10 @@ def main():
     sys.unraisablehook = lambda unraisable: None
     counted = "references, " if hasattr(sys, "gettotalrefcount") else ""
     mode = ", debug mode" if options.debug else ""
-    print(f"refleaks: {len(chosen)} scenarios on {options.loop}{mode}: {counted}blocks and descriptors", flush=True)
+    print(
+        f"refleaks: {len(chosen)} scenarios on {options.loop}{mode}: {counted}blocks and descriptors",
+        flush=True,
+    )
 
     blind = [name for name, work in PLANTED.items() if not leaks(work)]
     for descriptor in BAG:

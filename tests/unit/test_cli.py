@@ -148,8 +148,7 @@ def test_the_program_runs_on_our_loop(write, how):
         "def f(:",
         "import atexit; atexit.register(print, 'at exit'); 1 / 0",
         "import threading; threading.Timer(.05, print, ['thread']).start(); sys.exit(4)",
-        "def hook(*args):\n    print('hook', args[2].tb_frame.f_code.co_name)\n"
-        "sys.excepthook = hook\n1 / 0",
+        "def hook(*args):\n    print('hook', args[2].tb_frame.f_code.co_name)\nsys.excepthook = hook\n1 / 0",
         "def hook(*args):\n    raise OSError('in hook')\nsys.excepthook = hook\n1 / 0",
         "def hook(*args):\n    sys.exit(7)\nsys.excepthook = hook\n1 / 0",
         "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
@@ -328,9 +327,7 @@ def test_the_repl_awaits_on_our_loop():
 
 
 def test_the_repl_shows_errors_and_goes_on():
-    done = repl(
-        "1/0\nawait asyncio.wait_for(asyncio.sleep(9), .01)\ndef f(:\nprint('still', 'here')\n"
-    )
+    done = repl("1/0\nawait asyncio.wait_for(asyncio.sleep(9), .01)\ndef f(:\nprint('still', 'here')\n")
     assert done.returncode == 0 and "still here" in done.stdout
     for shown in ("ZeroDivisionError", "TimeoutError", "SyntaxError"):
         assert shown in done.stderr
@@ -384,9 +381,7 @@ def test_repl_functions_can_be_pickled():
 
 def test_ctrl_c_in_the_repl_cancels_what_is_awaited():
     master, slave = pty.openpty()
-    process = subprocess.Popen(
-        OURS, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-    )
+    process = subprocess.Popen(OURS, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
     os.close(slave)
     seen = b""
 

@@ -460,7 +460,9 @@ def test_iterating_by_hand(new_loop):
         next(iterator)
 
 
-@pytest.mark.parametrize("value", [None, 0, (), (1, 2), StopIteration(3), ValueError(), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize(
+    "value", [None, 0, (), (1, 2), StopIteration(3), ValueError(), asyncio.CancelledError()], ids=repr
+)
 def test_every_value_can_be_a_result(new_loop, value):
     async def wait(future):
         return await future

@@ -277,7 +277,9 @@ def handle_that_its_owner_keeps_and_that_ran(loop):
 
 
 CYCLES = [value for name, value in list(globals().items()) if name.startswith(("future_holds", "task_", "two_"))]
-CYCLES += [value for name, value in list(globals().items()) if name.startswith(("finished_", "failed_", "timer_", "handle_"))]
+CYCLES += [
+    value for name, value in list(globals().items()) if name.startswith(("finished_", "failed_", "timer_", "handle_"))
+]
 CYCLES.remove(task_with)
 
 
@@ -521,7 +523,10 @@ DEEP_CASES = [
 @pytest.mark.parametrize("case", DEEP_CASES)
 def test_a_chain_of_100000_does_not_overflow_the_stack_when_it_is_freed(case, made_by):
     run = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", DEEP, case, made_by], capture_output=True, text=True, timeout=50
+        [sys.executable, "-X", "faulthandler", "-c", DEEP, case, made_by],
+        capture_output=True,
+        text=True,
+        timeout=50,
     )
     assert (run.returncode, run.stdout) == (0, "done\n"), run.stderr[-2000:]
 

@@ -10,7 +10,6 @@ import textwrap
 import threading
 from unittest import mock
 
-import aioxide
 import pytest
 
 VAR = contextvars.ContextVar("VAR", default="unset")
@@ -293,6 +292,7 @@ def test_an_exit_in_a_handler_comes_out_and_the_loop_is_usable(new_loop, error):
 # --- misuse ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.aioxide_only  # 3.13.0's own loop forgets that it runs once it has refused to run again
 def test_a_loop_runs_once_and_in_one_thread(new_loop):
     loop, errors = new_loop(), []
 
@@ -304,19 +304,25 @@ def test_a_loop_runs_once_and_in_one_thread(new_loop):
                 errors.append(str(e))
 
     def nested():
-        again()
-        thread = threading.Thread(target=again)
-        thread.start()
-        thread.join()
-        loop.stop()
+        try:
+            again()
+            thread = threading.Thread(target=again)
+            thread.start()
+            thread.join()
+        finally:
+            loop.stop()
 
     loop.call_soon(nested)
     loop.run_forever()
-    assert errors == [
-        "This event loop is already running",
-        "This event loop is already running",
-        "Cannot close a running event loop",
-    ] * 2
+    assert (
+        errors
+        == [
+            "This event loop is already running",
+            "This event loop is already running",
+            "Cannot close a running event loop",
+        ]
+        * 2
+    )
 
 
 def test_a_closed_loop_refuses_work(new_loop):
@@ -534,21 +540,29 @@ def test_a_loop_that_is_never_closed_does_not_crash_at_exit():
     assert out == "end\n"
 
 
-def test_the_interpreter_may_end_while_a_thread_runs_a_loop():
-    out = in_child("""
+@pytest.mark.parametrize(
+    "delay",
+    [
+        0.001,
+        # CPython ends such a thread by pthread_exit(), which unwinds through native frames; 3.14 lets it hang instead.
+        pytest.param(0, marks=pytest.mark.xfail(sys.version_info < (3, 14), reason="docs/differences.md")),
+    ],
+)
+def test_the_interpreter_may_end_while_a_daemon_thread_runs_a_loop(delay):
+    out = in_child(f"""
         import aioxide, threading, asyncio
         started = threading.Event()
-        async def busy():
+        async def forever():
             started.set()
-            while True: await asyncio.sleep(0)
-        threading.Thread(target=lambda: aioxide.run(busy()), daemon=True).start()
+            while True: await asyncio.sleep({delay})
+        threading.Thread(target=lambda: aioxide.run(forever()), daemon=True).start()
         started.wait()
         print("end")
         """)
     assert out == "end\n"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.aioxide_only  # asyncio's child changes its parent's epoll set
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_loop_closed_in_a_forked_child_leaves_the_parents_alone(new_loop):
     loop = new_loop()

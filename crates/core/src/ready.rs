@@ -20,9 +20,7 @@ pub struct Ready<T> {
 impl<T> Ready<T> {
     /// An empty queue; allocates nothing.
     pub const fn new() -> Self {
-        Self {
-            ring: VecDeque::new(),
-        }
+        Self { ring: VecDeque::new() }
     }
 
     /// Appends work.

@@ -234,7 +234,13 @@ def survive(call):
 
 def look(subject):
     """What a debugger would ask of the object afterwards."""
-    for question in (repr, lambda s: s.done(), lambda s: s.result(), lambda s: s.get_name(), lambda s: s._callbacks):
+    for question in (
+        repr,
+        lambda s: s.done(),
+        lambda s: s.result(),
+        lambda s: s.get_name(),
+        lambda s: s._callbacks,
+    ):
         survive(lambda question=question: question(subject))
 
 

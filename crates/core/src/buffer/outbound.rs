@@ -38,11 +38,7 @@ pub struct Outbound<C: Chunk> {
 impl<C: Chunk> Outbound<C> {
     /// An empty queue; allocates nothing.
     pub const fn new() -> Self {
-        Self {
-            chunks: VecDeque::new(),
-            sent: 0,
-            len: 0,
-        }
+        Self { chunks: VecDeque::new(), sent: 0, len: 0 }
     }
 
     /// Appends a chunk. An empty one is held until the next [`advance`](Self::advance).
@@ -55,10 +51,7 @@ impl<C: Chunk> Outbound<C> {
     /// Appends to an empty queue a chunk whose first `sent` bytes are gone: what a `send` that was tried
     /// at once has left over.
     pub fn push_rest(&mut self, chunk: C, sent: usize) {
-        debug_assert!(
-            self.chunks.is_empty(),
-            "only the front chunk can be partly sent"
-        );
+        debug_assert!(self.chunks.is_empty(), "only the front chunk can be partly sent");
         let size = chunk.as_bytes().len();
         self.sent = sent.min(size);
         self.len += size - self.sent;

@@ -29,11 +29,7 @@ pub struct InvalidLimits {
 
 impl fmt::Display for InvalidLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "high ({}) must be >= low ({}) must be >= 0",
-            self.high, self.low
-        )
+        write!(f, "high ({}) must be >= low ({}) must be >= 0", self.high, self.low)
     }
 }
 
@@ -42,11 +38,7 @@ impl std::error::Error for InvalidLimits {}
 impl Watermarks {
     /// asyncio's defaults: 64 KiB and a quarter of it, not paused.
     pub const fn new() -> Self {
-        Self {
-            high_bytes: DEFAULT_HIGH_BYTES,
-            low_bytes: DEFAULT_HIGH_BYTES / 4,
-            paused: false,
-        }
+        Self { high_bytes: DEFAULT_HIGH_BYTES, low_bytes: DEFAULT_HIGH_BYTES / 4, paused: false }
     }
 
     /// Same as `_set_write_buffer_limits`: a missing high is four times low, a missing low a quarter of

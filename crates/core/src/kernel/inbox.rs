@@ -43,13 +43,7 @@ struct Shared<T> {
 impl<T: Send> Inbox<T> {
     /// An empty inbox whose owner is awake.
     pub fn new() -> Self {
-        Self {
-            shared: Mutex::new(Shared {
-                items: Vec::new(),
-                asleep: false,
-            }),
-            has_items: AtomicBool::new(false),
-        }
+        Self { shared: Mutex::new(Shared { items: Vec::new(), asleep: false }), has_items: AtomicBool::new(false) }
     }
 
     /// Appends an item, from any thread. `true`: the owner sleeps, and this caller has to wake it;
@@ -102,9 +96,7 @@ impl<T: Send> Inbox<T> {
 
     /// A poisoned mutex is as good as new: no critical section leaves the state half done.
     fn lock(&self) -> MutexGuard<'_, Shared<T>> {
-        self.shared
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

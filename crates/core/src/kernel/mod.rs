@@ -6,6 +6,4 @@ mod inbox;
 mod polling;
 
 pub use inbox::Inbox;
-pub use polling::{
-    CLOCK_EVERY, ENTRIES_PER_POLL, MAX_POLL_GAP_S, MAX_TIMEOUT_S, PollRule, poll_timeout,
-};
+pub use polling::{CLOCK_EVERY, ENTRIES_PER_POLL, MAX_POLL_GAP_S, MAX_TIMEOUT_S, PollRule, poll_timeout};

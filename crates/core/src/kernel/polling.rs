@@ -40,13 +40,7 @@ pub struct PollRule {
 impl PollRule {
     /// A rule that has not started.
     pub const fn new() -> Self {
-        Self {
-            executed: 0,
-            next_reading: 0,
-            first_turn: false,
-            overdue: false,
-            since_s: None,
-        }
+        Self { executed: 0, next_reading: 0, first_turn: false, overdue: false, since_s: None }
     }
 
     /// `run_forever` begins: its first turn polls.
@@ -64,11 +58,7 @@ impl PollRule {
     /// Whether this turn has to poll.
     #[inline]
     pub fn must_poll(&self, ready_is_empty: bool, stopping: bool) -> bool {
-        ready_is_empty
-            || stopping
-            || self.first_turn
-            || self.overdue
-            || self.executed >= ENTRIES_PER_POLL
+        ready_is_empty || stopping || self.first_turn || self.overdue || self.executed >= ENTRIES_PER_POLL
     }
 
     /// A poll was made.
@@ -97,21 +87,12 @@ impl PollRule {
 /// How long a poll may block: not at all with work ready or stop pending, else until the next
 /// deadline, a day at most; `None` (for ever) without one. A NaN deadline is due at once, as in asyncio.
 #[inline]
-pub fn poll_timeout(
-    ready_is_empty: bool,
-    stopping: bool,
-    next_deadline: Option<f64>,
-    now: f64,
-) -> Option<Duration> {
+pub fn poll_timeout(ready_is_empty: bool, stopping: bool, next_deadline: Option<f64>, now: f64) -> Option<Duration> {
     if !ready_is_empty || stopping {
         return Some(Duration::ZERO);
     }
     let delay = next_deadline? - now;
     // `max(0, nan)` is 0 in Python: the comparison fails and the first argument stays.
-    let delay = if delay > 0.0 {
-        delay.min(MAX_TIMEOUT_S)
-    } else {
-        0.0
-    };
+    let delay = if delay > 0.0 { delay.min(MAX_TIMEOUT_S) } else { 0.0 };
     Some(Duration::from_secs_f64(delay))
 }

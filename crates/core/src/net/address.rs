@@ -41,17 +41,9 @@ pub fn ip_literal(host: &str, family: i32) -> Option<IpAddr> {
         return None;
     }
     let is_wanted = |candidate| family == AF_UNSPEC || family == candidate;
-    let v4 = if is_wanted(AF_INET) {
-        host.parse::<Ipv4Addr>().ok()
-    } else {
-        None
-    };
+    let v4 = if is_wanted(AF_INET) { host.parse::<Ipv4Addr>().ok() } else { None };
     let v6 = || {
-        if is_wanted(AF_INET6) {
-            host.parse::<Ipv6Addr>().ok()
-        } else {
-            None
-        }
+        if is_wanted(AF_INET6) { host.parse::<Ipv6Addr>().ok() } else { None }
     };
     v4.map(IpAddr::V4).or_else(|| v6().map(IpAddr::V6))
 }
@@ -79,10 +71,5 @@ pub fn ipaddr_info(
         IpAddr::V4(ip) => Address::V4(SocketAddrV4::new(ip, port)),
         IpAddr::V6(ip) => Address::V6(SocketAddrV6::new(ip, port, flowinfo, scope_id)),
     };
-    Some(LiteralInfo {
-        family: address.family(),
-        kind,
-        protocol,
-        address,
-    })
+    Some(LiteralInfo { family: address.family(), kind, protocol, address })
 }

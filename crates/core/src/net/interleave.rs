@@ -26,9 +26,7 @@ pub fn interleave<T, F: PartialEq>(
     }
     let mut ordered = Vec::with_capacity(groups.iter().map(|(_, group)| group.len()).sum());
     if let Some((_, first)) = groups.first_mut() {
-        let ahead = first_address_family_count
-            .saturating_sub(1)
-            .min(first.len());
+        let ahead = first_address_family_count.saturating_sub(1).min(first.len());
         ordered.extend(first.drain(..ahead));
     }
     while groups.iter().any(|(_, group)| !group.is_empty()) {

@@ -99,9 +99,7 @@ impl<W> Reactor<W> {
     pub fn set(&mut self, fd: RawFd, d: Direction, w: W) -> io::Result<Option<W>> {
         let slot = self.registry.get(fd);
         let interest = slot.map_or(Interest::NONE, |slot| slot.wanted()) | d.interest();
-        let armed = slot
-            .filter(|slot| !slot.armed.is_none())
-            .map(|slot| slot.generation);
+        let armed = slot.filter(|slot| !slot.armed.is_none()).map(|slot| slot.generation);
         let generation = self.arm(fd, armed, interest)?;
         let slot = self.registry.entry(fd);
         slot.generation = generation;
@@ -120,16 +118,11 @@ impl<W> Reactor<W> {
         }
         if !slot.armed.is_none() {
             let rest = slot.wanted().without(d.interest());
-            let generation = if self.may_leak {
-                self.generations.next()
-            } else {
-                slot.generation
-            };
+            let generation = if self.may_leak { self.generations.next() } else { slot.generation };
             let result = if rest.is_none() {
                 self.epoll.delete(fd)
             } else {
-                self.epoll
-                    .modify(fd, Token::new(fd, generation).into(), rest)
+                self.epoll.modify(fd, Token::new(fd, generation).into(), rest)
             };
             match result {
                 Ok(()) => (slot.armed, slot.generation) = (rest, generation),
@@ -177,16 +170,8 @@ impl<W> Reactor<W> {
         let token = Token::from(e.token());
         match self.registry.get(token.fd()) {
             Some(slot) if slot.generation == token.generation() && !slot.armed.is_none() => {
-                let reader = if e.wakes_reader() {
-                    slot.watcher(Direction::Read).clone()
-                } else {
-                    None
-                };
-                let writer = if e.wakes_writer() {
-                    slot.watcher(Direction::Write).clone()
-                } else {
-                    None
-                };
+                let reader = if e.wakes_reader() { slot.watcher(Direction::Read).clone() } else { None };
+                let writer = if e.wakes_writer() { slot.watcher(Direction::Write).clone() } else { None };
                 (reader, writer)
             }
             _ => {
@@ -203,9 +188,7 @@ impl<W> Reactor<W> {
 
     /// Every watch, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (RawFd, Direction, &W)> {
-        self.registry
-            .iter()
-            .flat_map(|(fd, slot)| slot.watchers().map(move |(d, watcher)| (fd, d, watcher)))
+        self.registry.iter().flat_map(|(fd, slot)| slot.watchers().map(move |(d, watcher)| (fd, d, watcher)))
     }
 
     /// Number of descriptors watched (not of watchers), as `len(selector.get_map())`.
@@ -222,15 +205,8 @@ impl<W> Reactor<W> {
     /// the generation of the registration we believe in.
     fn arm(&mut self, fd: RawFd, armed: Option<u32>, interest: Interest) -> io::Result<u32> {
         if let Some(current) = armed {
-            let generation = if self.may_leak {
-                self.generations.next()
-            } else {
-                current
-            };
-            match self
-                .epoll
-                .modify(fd, Token::new(fd, generation).into(), interest)
-            {
+            let generation = if self.may_leak { self.generations.next() } else { current };
+            match self.epoll.modify(fd, Token::new(fd, generation).into(), interest) {
                 Ok(()) => return Ok(generation),
                 // The number means another file by now. The old one may live on as a dup.
                 Err(error) if is(&error, Errno::NOENT) => self.may_leak = true,
@@ -255,7 +231,5 @@ fn is(error: &io::Error, errno: Errno) -> bool {
 /// The number is closed, or means a file that is not in the set, or one that cannot be (a regular
 /// file: the kernel checks that before it looks).
 fn means_gone(error: &io::Error) -> bool {
-    [Errno::BADF, Errno::NOENT, Errno::PERM]
-        .iter()
-        .any(|&errno| is(error, errno))
+    [Errno::BADF, Errno::NOENT, Errno::PERM].iter().any(|&errno| is(error, errno))
 }

@@ -68,18 +68,10 @@ impl<W> Reactor<W> {
     /// watcher. Returns the descriptors that are gone.
     fn register_with(&self, fresh: &Epoll) -> io::Result<Vec<RawFd>> {
         let mut lost = Vec::new();
-        for (fd, slot) in self
-            .registry
-            .iter()
-            .filter(|(_, slot)| !slot.armed.is_none())
-        {
+        for (fd, slot) in self.registry.iter().filter(|(_, slot)| !slot.armed.is_none()) {
             match fresh.add(fd, Token::new(fd, slot.generation).into(), slot.wanted()) {
                 // EINVAL and ELOOP: the number means an epoll set by now, perhaps this one.
-                Err(error)
-                    if means_gone(&error)
-                        || is(&error, Errno::INVAL)
-                        || is(&error, Errno::LOOP) =>
-                {
+                Err(error) if means_gone(&error) || is(&error, Errno::INVAL) || is(&error, Errno::LOOP) => {
                     lost.push(fd)
                 }
                 other => other?,

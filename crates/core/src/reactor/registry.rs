@@ -30,27 +30,14 @@ pub(super) struct Slot<W> {
 
 impl<W> Slot<W> {
     const fn empty() -> Self {
-        Self {
-            generation: 0,
-            armed: Interest::NONE,
-            reader: None,
-            writer: None,
-        }
+        Self { generation: 0, armed: Interest::NONE, reader: None, writer: None }
     }
 
     /// The interest of the watchers.
     #[inline]
     pub(super) fn wanted(&self) -> Interest {
-        let read = if self.reader.is_some() {
-            Interest::READ
-        } else {
-            Interest::NONE
-        };
-        let write = if self.writer.is_some() {
-            Interest::WRITE
-        } else {
-            Interest::NONE
-        };
+        let read = if self.reader.is_some() { Interest::READ } else { Interest::NONE };
+        let write = if self.writer.is_some() { Interest::WRITE } else { Interest::NONE };
         read | write
     }
 
@@ -72,11 +59,7 @@ impl<W> Slot<W> {
 
     pub(super) fn watchers(&self) -> impl Iterator<Item = (Direction, &W)> {
         let reader = self.reader.iter().map(|watcher| (Direction::Read, watcher));
-        reader.chain(
-            self.writer
-                .iter()
-                .map(|watcher| (Direction::Write, watcher)),
-        )
+        reader.chain(self.writer.iter().map(|watcher| (Direction::Write, watcher)))
     }
 }
 
@@ -89,11 +72,7 @@ pub(super) struct Registry<W> {
 
 impl<W> Registry<W> {
     pub(super) fn new() -> Self {
-        Self {
-            dense: Vec::new(),
-            sparse: HashMap::new(),
-            live: 0,
-        }
+        Self { dense: Vec::new(), sparse: HashMap::new(), live: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -102,20 +81,12 @@ impl<W> Registry<W> {
 
     #[inline]
     pub(super) fn get(&self, fd: RawFd) -> Option<&Slot<W>> {
-        if fd < DENSE {
-            self.dense.get(usize::try_from(fd).ok()?)
-        } else {
-            self.sparse.get(&fd)
-        }
+        if fd < DENSE { self.dense.get(usize::try_from(fd).ok()?) } else { self.sparse.get(&fd) }
     }
 
     #[inline]
     pub(super) fn get_mut(&mut self, fd: RawFd) -> Option<&mut Slot<W>> {
-        if fd < DENSE {
-            self.dense.get_mut(usize::try_from(fd).ok()?)
-        } else {
-            self.sparse.get_mut(&fd)
-        }
+        if fd < DENSE { self.dense.get_mut(usize::try_from(fd).ok()?) } else { self.sparse.get_mut(&fd) }
     }
 
     /// The slot of a descriptor that epoll has accepted, so not of a negative one.
@@ -156,23 +127,14 @@ impl<W> Registry<W> {
         let sparse = std::mem::take(&mut self.sparse);
         self.live = 0;
         let slots = dense.into_iter().chain(sparse.into_values());
-        slots
-            .flat_map(|slot| [slot.reader, slot.writer])
-            .flatten()
-            .collect()
+        slots.flat_map(|slot| [slot.reader, slot.writer]).flatten().collect()
     }
 
     /// Every slot with a watcher.
     pub(super) fn iter(&self) -> impl Iterator<Item = (RawFd, &Slot<W>)> {
-        let dense = self
-            .dense
-            .iter()
-            .enumerate()
-            .map(|(index, slot)| (index as RawFd, slot));
+        let dense = self.dense.iter().enumerate().map(|(index, slot)| (index as RawFd, slot));
         let sparse = self.sparse.iter().map(|(&fd, slot)| (fd, slot));
-        dense
-            .chain(sparse)
-            .filter(|(_, slot)| !slot.wanted().is_none())
+        dense.chain(sparse).filter(|(_, slot)| !slot.wanted().is_none())
     }
 }
 
@@ -189,23 +151,13 @@ mod tests {
             assert_eq!(registry.put(fd, Direction::Read, 'R'), Some('r'));
         }
         assert_eq!((registry.len(), registry.iter().count()), (4, 4));
-        assert_eq!(
-            (registry.dense.len(), registry.sparse.len()),
-            (DENSE as usize, 2)
-        );
+        assert_eq!((registry.dense.len(), registry.sparse.len()), (DENSE as usize, 2));
         for fd in [3, DENSE - 1, DENSE, RawFd::MAX] {
             assert_eq!(registry.take(fd, Direction::Read), Some('R'));
             assert_eq!(registry.take(fd, Direction::Read), None);
             assert_eq!(registry.take(fd, Direction::Write), Some('w'));
         }
-        assert_eq!(
-            (
-                registry.len(),
-                registry.iter().count(),
-                registry.sparse.len()
-            ),
-            (0, 0, 0)
-        );
+        assert_eq!((registry.len(), registry.iter().count(), registry.sparse.len()), (0, 0, 0));
     }
 
     #[test]

@@ -23,6 +23,4 @@ mod linux;
 pub use linux::{clock, epoll, pipe, socket};
 
 #[cfg(not(target_os = "linux"))]
-compile_error!(
-    "aioxide-core has no sys/ for this platform yet: sys/mod.rs lists what it must supply"
-);
+compile_error!("aioxide-core has no sys/ for this platform yet: sys/mod.rs lists what it must supply");

@@ -37,10 +37,7 @@ impl<T> Ord for Entry<T> {
     /// Reversed: `BinaryHeap` keeps the greatest on top.
     #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        other
-            .when
-            .total_cmp(&self.when)
-            .then(other.sequence.cmp(&self.sequence))
+        other.when.total_cmp(&self.when).then(other.sequence.cmp(&self.sequence))
     }
 }
 
@@ -62,10 +59,7 @@ impl<T> Eq for Entry<T> {}
 impl<T> TimerHeap<T> {
     /// An empty heap; allocates nothing.
     pub const fn new() -> Self {
-        Self {
-            heap: BinaryHeap::new(),
-            next_sequence: 0,
-        }
+        Self { heap: BinaryHeap::new(), next_sequence: 0 }
     }
 
     /// Adds an item that is due at `when`, behind those that are due at the same time.
@@ -74,11 +68,7 @@ impl<T> TimerHeap<T> {
         let when = if when.is_nan() { f64::NAN } else { when + 0.0 };
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.heap.push(Entry {
-            when,
-            sequence,
-            item,
-        });
+        self.heap.push(Entry { when, sequence, item });
     }
 
     /// The earliest deadline.
@@ -101,11 +91,7 @@ impl<T> TimerHeap<T> {
     #[allow(clippy::neg_cmp_op_on_partial_ord)]
     pub fn pop_due(&mut self, end: f64) -> Option<T> {
         let when = self.peek_when()?;
-        if !(when >= end) {
-            self.heap.pop().map(|entry| entry.item)
-        } else {
-            None
-        }
+        if !(when >= end) { self.heap.pop().map(|entry| entry.item) } else { None }
     }
 
     /// Takes the first item whenever it is due.

@@ -39,17 +39,9 @@ impl Model {
     fn push(&mut self, when: f64, id: u32) {
         // Behind everything that is not later: NaN is later than all but NaN.
         let is_later = |other: f64| {
-            if when.is_nan() {
-                false
-            } else {
-                other.is_nan() || other > when
-            }
+            if when.is_nan() { false } else { other.is_nan() || other > when }
         };
-        let place = self
-            .0
-            .iter()
-            .position(|&(other, _)| is_later(other))
-            .unwrap_or(self.0.len());
+        let place = self.0.iter().position(|&(other, _)| is_later(other)).unwrap_or(self.0.len());
         self.0.insert(place, (when, id));
     }
 
@@ -81,12 +73,7 @@ fn run(operations: Vec<Operation>) -> Result<(), TestCaseError> {
             Operation::DrainMultiplesOf(n) => {
                 let mut removed = heap.drain_where(|id| id % n == 0);
                 removed.sort_unstable();
-                let mut expected: Vec<u32> = model
-                    .0
-                    .iter()
-                    .map(|&(_, id)| id)
-                    .filter(|id| id % n == 0)
-                    .collect();
+                let mut expected: Vec<u32> = model.0.iter().map(|&(_, id)| id).filter(|id| id % n == 0).collect();
                 expected.sort_unstable();
                 model.0.retain(|&(_, id)| id % n != 0);
                 prop_assert_eq!(removed, expected);
@@ -123,14 +110,7 @@ fn a_timer_due_exactly_at_the_end_is_not_due_yet() {
 #[test]
 fn equal_deadlines_keep_their_order_and_negative_ones_come_first() {
     let mut heap = TimerHeap::new();
-    for (when, item) in [
-        (0.0, 1),
-        (-0.0, 2),
-        (f64::INFINITY, 9),
-        (0.0, 3),
-        (-5.0, 0),
-        (f64::NAN, 10),
-    ] {
+    for (when, item) in [(0.0, 1), (-0.0, 2), (f64::INFINITY, 9), (0.0, 3), (-5.0, 0), (f64::NAN, 10)] {
         heap.push(when, item);
     }
     let order: Vec<i32> = std::iter::from_fn(|| heap.pop().map(|(_, item)| item)).collect();

@@ -94,8 +94,6 @@ fn many_producers_and_a_sleeping_owner_lose_nothing() {
             got += 1;
         }
     }
-    producers
-        .into_iter()
-        .for_each(|producer| producer.join().unwrap());
+    producers.into_iter().for_each(|producer| producer.join().unwrap());
     assert!(drained(&inbox).is_empty());
 }

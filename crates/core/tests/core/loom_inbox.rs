@@ -43,12 +43,7 @@ fn collect(inbox: &Inbox<(u8, u8)>, pipe: &Pipe, expected: usize) -> Vec<(u8, u8
     got
 }
 
-fn producer(
-    inbox: &Arc<Inbox<(u8, u8)>>,
-    pipe: &Arc<Pipe>,
-    name: u8,
-    items: u8,
-) -> thread::JoinHandle<usize> {
+fn producer(inbox: &Arc<Inbox<(u8, u8)>>, pipe: &Arc<Pipe>, name: u8, items: u8) -> thread::JoinHandle<usize> {
     let (inbox, pipe) = (Arc::clone(inbox), Arc::clone(pipe));
     thread::spawn(move || {
         (0..items)
@@ -71,12 +66,7 @@ fn nothing_is_lost_or_doubled(first_items: u8, second_items: u8) {
     let got = collect(&inbox, &pipe, usize::from(first_items + second_items));
     first.join().unwrap();
     second.join().unwrap();
-    let of = |name| {
-        got.iter()
-            .filter(|item| item.0 == name)
-            .map(|item| item.1)
-            .collect::<Vec<_>>()
-    };
+    let of = |name| got.iter().filter(|item| item.0 == name).map(|item| item.1).collect::<Vec<_>>();
     assert_eq!(of(1), (0..first_items).collect::<Vec<_>>());
     assert_eq!(of(2), (0..second_items).collect::<Vec<_>>());
     assert!(inbox.is_empty());

@@ -23,18 +23,8 @@ fn info(host: &str, family: i32, kind: i32, protocol: i32) -> Option<LiteralInfo
 
 #[test]
 fn a_literal_is_recognised_and_the_protocol_follows_the_kind() {
-    let tcp = LiteralInfo {
-        family: INET,
-        kind: STREAM,
-        protocol: TCP,
-        address: v4(1),
-    };
-    let udp = LiteralInfo {
-        family: INET,
-        kind: DGRAM,
-        protocol: UDP,
-        address: v4(1),
-    };
+    let tcp = LiteralInfo { family: INET, kind: STREAM, protocol: TCP, address: v4(1) };
+    let udp = LiteralInfo { family: INET, kind: DGRAM, protocol: UDP, address: v4(1) };
     assert_eq!(info("1.2.3.4", INET, STREAM, TCP), Some(tcp.clone()));
     assert_eq!(info("1.2.3.4", UNSPEC, STREAM, TCP), Some(tcp.clone()));
     assert_eq!(info("1.2.3.4", UNSPEC, STREAM, 0), Some(tcp.clone()));
@@ -48,22 +38,8 @@ fn what_asyncio_leaves_to_the_resolver_is_none() {
     assert_eq!(info("1.2.3.4", UNSPEC, STREAM, 132), None, "SCTP");
     assert_eq!(info("1.2.3.4", INET6, STREAM, TCP), None, "another family");
     assert_eq!(info("::3", INET, STREAM, TCP), None, "another family");
-    assert_eq!(
-        info("1.2.3.4", UNIX, STREAM, TCP),
-        None,
-        "a family without literals"
-    );
-    for host in [
-        "",
-        "localhost",
-        "1.2.3",
-        "01.2.3.4",
-        "1.2.3.256",
-        " 1.2.3.4",
-        "[::1]",
-        "::1%lo",
-        "1.2.3.4%1",
-    ] {
+    assert_eq!(info("1.2.3.4", UNIX, STREAM, TCP), None, "a family without literals");
+    for host in ["", "localhost", "1.2.3", "01.2.3.4", "1.2.3.256", " 1.2.3.4", "[::1]", "::1%lo", "1.2.3.4%1"] {
         assert_eq!(ip_literal(host, UNSPEC), None, "{host:?}");
     }
 }
@@ -71,26 +47,15 @@ fn what_asyncio_leaves_to_the_resolver_is_none() {
 #[test]
 fn an_ipv6_literal_keeps_flowinfo_and_scope() {
     let address = Address::V6(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 80, 7, 3));
-    let expected = LiteralInfo {
-        family: INET6,
-        kind: STREAM,
-        protocol: TCP,
-        address,
-    };
-    assert_eq!(
-        ipaddr_info("::1", 80, UNSPEC, STREAM, 0, 7, 3),
-        Some(expected)
-    );
+    let expected = LiteralInfo { family: INET6, kind: STREAM, protocol: TCP, address };
+    assert_eq!(ipaddr_info("::1", 80, UNSPEC, STREAM, 0, 7, 3), Some(expected));
     assert!(ip_literal("::ffff:1.2.3.4", INET6).is_some());
 }
 
 type Item = (char, u8);
 
 fn order(items: &[Item], count: usize) -> Vec<u8> {
-    interleave(items.iter().copied(), |item| item.0, count)
-        .into_iter()
-        .map(|item| item.1)
-        .collect()
+    interleave(items.iter().copied(), |item| item.0, count).into_iter().map(|item| item.1).collect()
 }
 
 #[test]
@@ -102,8 +67,5 @@ fn families_take_turns_and_the_first_opens_with_its_count() {
     assert_eq!(order(&items, 3), [1, 2, 4, 3, 6, 5]);
     assert_eq!(order(&items, 99), [1, 2, 4, 6, 3, 5]);
     assert_eq!(order(&[], 2), []);
-    assert_eq!(
-        order(&[('u', 1), ('4', 2), ('6', 3), ('4', 4)], 1),
-        [1, 2, 3, 4]
-    );
+    assert_eq!(order(&[('u', 1), ('4', 2), ('6', 3), ('4', 4)], 1), [1, 2, 3, 4]);
 }

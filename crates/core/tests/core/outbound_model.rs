@@ -49,21 +49,12 @@ fn operation() -> impl Strategy<Value = Operation> {
 fn gathered(queue: &Outbound<Counted>, slots: usize) -> (usize, Vec<u8>) {
     let mut slices = vec![IoSlice::new(&[]); slots];
     let count = queue.slices(&mut slices);
-    (
-        count,
-        slices[..count]
-            .iter()
-            .flat_map(|slice| slice.to_vec())
-            .collect(),
-    )
+    (count, slices[..count].iter().flat_map(|slice| slice.to_vec()).collect())
 }
 
 fn run(operations: Vec<Operation>) -> Result<(), TestCaseError> {
     let dropped = Rc::new(Cell::new(0));
-    let counted = |bytes: Vec<u8>| Counted {
-        bytes,
-        dropped: Rc::clone(&dropped),
-    };
+    let counted = |bytes: Vec<u8>| Counted { bytes, dropped: Rc::clone(&dropped) };
     let (mut queue, mut model) = (Outbound::new(), Vec::<u8>::new());
     for operation in operations {
         let before = dropped.get();
@@ -89,11 +80,7 @@ fn run(operations: Vec<Operation>) -> Result<(), TestCaseError> {
                 queue.clear()
             }
         };
-        prop_assert_eq!(
-            dropped.get(),
-            before,
-            "a chunk was dropped inside the borrow"
-        );
+        prop_assert_eq!(dropped.get(), before, "a chunk was dropped inside the borrow");
         drop(handed_out);
         prop_assert_eq!(queue.len(), model.len());
         prop_assert_eq!(queue.is_empty(), model.is_empty());

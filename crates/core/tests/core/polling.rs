@@ -16,12 +16,7 @@ impl BusyLoop {
     fn started() -> Self {
         let mut rule = PollRule::new();
         rule.start();
-        Self {
-            rule,
-            now_s: 100.0,
-            polls: 0,
-            readings: 0,
-        }
+        Self { rule, now_s: 100.0, polls: 0, readings: 0 }
     }
 
     fn turn(&mut self, entries: usize, each_s: f64) {
@@ -65,11 +60,7 @@ fn a_busy_loop_polls_after_61_entries_however_they_come_in_turns() {
         let turns = 610 * 7 / entries + 1;
         (0..turns).for_each(|_| busy.turn(entries, 0.0));
         let turns_per_poll = ENTRIES_PER_POLL.div_ceil(entries);
-        assert_eq!(
-            busy.polls,
-            (turns - 1) / turns_per_poll + 1,
-            "turns of {entries}"
-        );
+        assert_eq!(busy.polls, (turns - 1) / turns_per_poll + 1, "turns of {entries}");
     }
 }
 
@@ -92,11 +83,7 @@ fn fast_entries_are_not_polled_for_by_the_clock() {
 fn the_clock_is_read_every_few_entries_only() {
     let mut busy = BusyLoop::started();
     (0..610).for_each(|_| busy.turn(1, 0.0));
-    assert!(
-        busy.readings <= 610 / CLOCK_EVERY + 10,
-        "{} readings",
-        busy.readings
-    );
+    assert!(busy.readings <= 610 / CLOCK_EVERY + 10, "{} readings", busy.readings);
 }
 
 #[test]
@@ -118,17 +105,8 @@ fn the_timeout_is_that_of_run_once() {
     assert_eq!(poll_timeout(true, false, None, 1.0), None);
     assert_eq!(poll_timeout(true, false, Some(9.0), 1.0), seconds(8.0));
     assert_eq!(poll_timeout(true, false, Some(0.5), 1.0), seconds(0.0));
-    assert_eq!(
-        poll_timeout(true, false, Some(f64::INFINITY), 1.0),
-        seconds(86_400.0)
-    );
-    assert_eq!(
-        poll_timeout(true, false, Some(f64::NEG_INFINITY), 1.0),
-        seconds(0.0)
-    );
+    assert_eq!(poll_timeout(true, false, Some(f64::INFINITY), 1.0), seconds(86_400.0));
+    assert_eq!(poll_timeout(true, false, Some(f64::NEG_INFINITY), 1.0), seconds(0.0));
     assert_eq!(poll_timeout(true, false, Some(f64::NAN), 1.0), seconds(0.0));
-    assert_eq!(
-        poll_timeout(true, false, Some(1e300), 1.0),
-        seconds(86_400.0)
-    );
+    assert_eq!(poll_timeout(true, false, Some(1e300), 1.0), seconds(86_400.0));
 }

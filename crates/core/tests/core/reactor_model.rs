@@ -118,9 +118,7 @@ impl World {
 
     /// The effect of a DEL (nothing left to watch) or a MOD.
     fn unregister(&mut self, number: usize, is_last: bool) {
-        let hit = self
-            .file_at(number)
-            .filter(|&file| self.kernel.contains(&(file, number)));
+        let hit = self.file_at(number).filter(|&file| self.kernel.contains(&(file, number)));
         if let (Some(file), true) = (hit, is_last) {
             self.kernel.remove(&(file, number));
         }
@@ -153,29 +151,20 @@ impl World {
 
     fn expected(&self) -> Vec<usize> {
         let is_live = |place: &&Place| place.registered.is_some_and(|file| self.is_alive(file));
-        let mut woken: Vec<usize> = self
-            .places
-            .iter()
-            .filter(is_live)
-            .flat_map(|place| place.watchers.values().copied())
-            .collect();
+        let mut woken: Vec<usize> =
+            self.places.iter().filter(is_live).flat_map(|place| place.watchers.values().copied()).collect();
         woken.sort_unstable();
         woken
     }
 
     fn has_leftovers(&self) -> bool {
-        self.kernel
-            .iter()
-            .any(|&(file, number)| self.places[number].registered != Some(file))
+        self.kernel.iter().any(|&(file, number)| self.places[number].registered != Some(file))
     }
 }
 
 fn look(reactor: &mut Reactor<usize>) -> Vec<usize> {
     let mut events: Vec<Event> = Vec::with_capacity(256);
-    reactor
-        .poller()
-        .wait(&mut events, Some(Duration::ZERO))
-        .unwrap();
+    reactor.poller().wait(&mut events, Some(Duration::ZERO)).unwrap();
     let mut woken: Vec<usize> = events
         .into_iter()
         .map(|event| reactor.resolve(event))
@@ -201,9 +190,7 @@ fn run(operations: Vec<Operation>) -> Result<(), TestCaseError> {
                     Some(file) => {
                         prop_assert_eq!(
                             result.unwrap(),
-                            world.places[number]
-                                .watchers
-                                .insert(d == Direction::Read, id)
+                            world.places[number].watchers.insert(d == Direction::Read, id)
                         );
                         world.places[number].registered = Some(file);
                         world.kernel.insert((file, number));
@@ -211,9 +198,7 @@ fn run(operations: Vec<Operation>) -> Result<(), TestCaseError> {
                 }
             }
             Operation::Clear(number, d) => {
-                let expected = world.places[number]
-                    .watchers
-                    .remove(&(d == Direction::Read));
+                let expected = world.places[number].watchers.remove(&(d == Direction::Read));
                 prop_assert_eq!(reactor.clear(fd_of(number), d).unwrap(), expected);
                 if expected.is_some() && world.places[number].registered.is_some() {
                     world.unregister(number, world.places[number].watchers.is_empty());
@@ -242,30 +227,16 @@ fn run(operations: Vec<Operation>) -> Result<(), TestCaseError> {
             Operation::Fork(watchers) => {
                 let mut all = reactor.after_fork_child(watchers).unwrap();
                 all.sort_unstable();
-                let forgotten = if watchers == AfterFork::Forget {
-                    world.forget()
-                } else {
-                    Vec::new()
-                };
+                let forgotten = if watchers == AfterFork::Forget { world.forget() } else { Vec::new() };
                 prop_assert_eq!(all, forgotten);
                 world.rebuild();
             }
         }
-        let count = world
-            .places
-            .iter()
-            .filter(|place| !place.watchers.is_empty())
-            .count();
+        let count = world.places.iter().filter(|place| !place.watchers.is_empty()).count();
         prop_assert_eq!((reactor.len(), reactor.is_empty()), (count, count == 0));
         for (number, place) in world.places.iter().enumerate() {
-            prop_assert_eq!(
-                reactor.get(fd_of(number), Direction::Read),
-                place.watchers.get(&true)
-            );
-            prop_assert_eq!(
-                reactor.get(fd_of(number), Direction::Write),
-                place.watchers.get(&false)
-            );
+            prop_assert_eq!(reactor.get(fd_of(number), Direction::Read), place.watchers.get(&true));
+            prop_assert_eq!(reactor.get(fd_of(number), Direction::Write), place.watchers.get(&false));
         }
     }
     Ok(())

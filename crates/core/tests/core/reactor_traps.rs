@@ -24,24 +24,14 @@ const fn number(test: RawFd) -> RawFd {
 
 fn events<W>(reactor: &Reactor<W>) -> Vec<Event> {
     let mut events = Vec::with_capacity(16);
-    reactor
-        .poller()
-        .wait(&mut events, Some(Duration::ZERO))
-        .unwrap();
+    reactor.poller().wait(&mut events, Some(Duration::ZERO)).unwrap();
     events
 }
 
 /// The watchers woken by one look, readers and writers.
 fn woken<W: Clone>(reactor: &mut Reactor<W>) -> Vec<W> {
-    let resolved: Vec<_> = events(reactor)
-        .into_iter()
-        .map(|event| reactor.resolve(event))
-        .collect();
-    resolved
-        .into_iter()
-        .flat_map(|(reader, writer)| [reader, writer])
-        .flatten()
-        .collect()
+    let resolved: Vec<_> = events(reactor).into_iter().map(|event| reactor.resolve(event)).collect();
+    resolved.into_iter().flat_map(|(reader, writer)| [reader, writer]).flatten().collect()
 }
 
 /// A socket with a byte to read and room to write, and its peer.
@@ -111,10 +101,7 @@ fn clearing_one_direction_leaves_the_other() {
     assert_eq!(reactor.clear(fd, Read).unwrap(), Some('r'));
     assert_eq!(reactor.clear(fd, Read).unwrap(), None);
     assert_eq!(woken(&mut reactor), ['w']);
-    assert_eq!(
-        (reactor.get(fd, Read), reactor.get(fd, Write)),
-        (None, Some(&'w'))
-    );
+    assert_eq!((reactor.get(fd, Read), reactor.get(fd, Write)), (None, Some(&'w')));
 }
 
 #[test]
@@ -141,16 +128,8 @@ fn a_closed_descriptor_with_a_live_dup_is_silent_after_a_rebuild() {
     reactor.set(other.as_raw_fd(), Read, 'o').unwrap();
     let poller = reactor.poller();
     drop(closing);
-    assert_eq!(
-        reactor.clear(fd, Read).unwrap(),
-        Some('x'),
-        "EBADF is no error here"
-    );
-    assert_eq!(
-        events(&reactor).len(),
-        2,
-        "the kernel still reports the file: this would spin"
-    );
+    assert_eq!(reactor.clear(fd, Read).unwrap(), Some('x'), "EBADF is no error here");
+    assert_eq!(events(&reactor).len(), 2, "the kernel still reports the file: this would spin");
     assert_eq!(woken(&mut reactor), ['o']);
     assert!(reactor.is_stale());
     reactor.rebuild_if_stale().unwrap();
@@ -195,11 +174,7 @@ fn a_reused_number_is_registered_anew_though_it_was_never_cleared() {
     drop((closing, old, old_peer));
     let (new, _new_peer) = ready_socket();
     let _reused = at(fd, &new);
-    assert_eq!(
-        reactor.set(fd, Read, "new").unwrap(),
-        Some("old"),
-        "MOD says ENOENT, so ADD"
-    );
+    assert_eq!(reactor.set(fd, Read, "new").unwrap(), Some("old"), "MOD says ENOENT, so ADD");
     assert_eq!(woken(&mut reactor), ["new"]);
 }
 
@@ -250,11 +225,7 @@ fn a_modify_that_hits_a_leftover_does_not_lend_its_generation_to_another_file() 
     drop(closing); // and now (second, fd) as well
     let _back = at(fd, &first);
     reactor.set(fd, Read, 3).unwrap(); // MOD succeeds, on the leftover of the first
-    assert_eq!(
-        woken(&mut reactor),
-        [3],
-        "once, for the file that has the number"
-    );
+    assert_eq!(woken(&mut reactor), [3], "once, for the file that has the number");
     assert!(reactor.is_stale());
 }
 
@@ -267,11 +238,7 @@ fn clearing_a_number_that_means_a_regular_file_by_now_is_no_error() {
     reactor.set(fd, Read, 'x').unwrap();
     drop(closing);
     let _reused = at(fd, std::fs::File::open("/proc/self/exe").unwrap());
-    assert_eq!(
-        reactor.clear(fd, Read).unwrap(),
-        Some('x'),
-        "the kernel says EPERM"
-    );
+    assert_eq!(reactor.clear(fd, Read).unwrap(), Some('x'), "the kernel says EPERM");
 }
 
 #[test]
@@ -279,14 +246,8 @@ fn a_failed_set_changes_nothing() {
     let mut reactor = Reactor::new().unwrap();
     let errno = |result: std::io::Result<Option<i32>>| result.unwrap_err().raw_os_error();
     let file = std::fs::File::open("/proc/self/exe").unwrap();
-    assert_eq!(
-        errno(reactor.set(file.as_raw_fd(), Read, 1)),
-        Some(Errno::PERM.raw_os_error())
-    );
-    assert_eq!(
-        errno(reactor.set(-1, Read, 1)),
-        Some(Errno::BADF.raw_os_error())
-    );
+    assert_eq!(errno(reactor.set(file.as_raw_fd(), Read, 1)), Some(Errno::PERM.raw_os_error()));
+    assert_eq!(errno(reactor.set(-1, Read, 1)), Some(Errno::BADF.raw_os_error()));
     assert_eq!(reactor.len(), 0);
 
     let fd = number(8);
@@ -294,18 +255,9 @@ fn a_failed_set_changes_nothing() {
     let closing = at(fd, &socket);
     reactor.set(fd, Read, 1).unwrap();
     drop(closing);
-    assert_eq!(
-        errno(reactor.set(fd, Read, 2)),
-        Some(Errno::BADF.raw_os_error())
-    );
-    assert_eq!(
-        errno(reactor.set(fd, Write, 2)),
-        Some(Errno::BADF.raw_os_error())
-    );
-    assert_eq!(
-        (reactor.get(fd, Read), reactor.get(fd, Write), reactor.len()),
-        (Some(&1), None, 1)
-    );
+    assert_eq!(errno(reactor.set(fd, Read, 2)), Some(Errno::BADF.raw_os_error()));
+    assert_eq!(errno(reactor.set(fd, Write, 2)), Some(Errno::BADF.raw_os_error()));
+    assert_eq!((reactor.get(fd, Read), reactor.get(fd, Write), reactor.len()), (Some(&1), None, 1));
 }
 
 #[test]
@@ -318,11 +270,7 @@ fn an_event_fetched_before_its_watch_was_cleared_wakes_nobody_and_costs_no_rebui
     assert_eq!(reactor.resolve(fetched[0]), (None, None));
     assert!(!reactor.is_stale());
     reactor.set(fd, Read, 2).unwrap();
-    assert_eq!(
-        reactor.resolve(fetched[0]),
-        (None, None),
-        "another registration"
-    );
+    assert_eq!(reactor.resolve(fetched[0]), (None, None), "another registration");
     assert_eq!(woken(&mut reactor), [2]);
 }
 

@@ -48,10 +48,7 @@ fn run(operations: Vec<Operation>) -> Result<(), TestCaseError> {
                 model.extend(id..id + u32::from(count));
             }
             Operation::Drain => {
-                prop_assert_eq!(
-                    ready.drain().collect::<Vec<_>>(),
-                    std::mem::take(&mut model)
-                );
+                prop_assert_eq!(ready.drain().collect::<Vec<_>>(), std::mem::take(&mut model));
             }
             Operation::DrainInto => {
                 let mut out = vec![7];

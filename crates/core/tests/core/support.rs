@@ -18,11 +18,7 @@ pub const FIRST_PRIVATE: RawFd = 400;
 /// 100 cases (some 10^4 operations) unless `AIOXIDE_PROPTEST_CASES` says otherwise; the same ones each time
 /// unless `AIOXIDE_PROPTEST_SEED` does.
 pub fn cases() -> Config {
-    let number = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .and_then(|text| text.parse::<u64>().ok())
-    };
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     Config {
         cases: number("AIOXIDE_PROPTEST_CASES").unwrap_or(100) as u32,
         rng_seed: RngSeed::Fixed(number("AIOXIDE_PROPTEST_SEED").unwrap_or(0)),

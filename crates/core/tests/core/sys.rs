@@ -21,17 +21,11 @@ fn received(fd: RawFd, room: usize) -> Vec<u8> {
     let count = socket::recv(fd, &mut buffer).unwrap();
     buffer.truncate(count);
     // SAFETY: `recv` has initialised the first `count` bytes, which is all that is left.
-    buffer
-        .into_iter()
-        .map(|byte| unsafe { byte.assume_init() })
-        .collect()
+    buffer.into_iter().map(|byte| unsafe { byte.assume_init() }).collect()
 }
 
 fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> Option<Errno> {
-    result
-        .unwrap_err()
-        .raw_os_error()
-        .map(Errno::from_raw_os_error)
+    result.unwrap_err().raw_os_error().map(Errno::from_raw_os_error)
 }
 
 #[test]
@@ -122,9 +116,7 @@ fn waking_a_full_pipe_neither_blocks_nor_fails_and_one_drain_empties_it() {
     assert_eq!(pipe.drain().unwrap(), []);
     let mut events = Vec::with_capacity(1);
     let epoll = epoll::Epoll::create().unwrap();
-    epoll
-        .add(pipe.reader_fd(), 1, epoll::Interest::READ)
-        .unwrap();
+    epoll.add(pipe.reader_fd(), 1, epoll::Interest::READ).unwrap();
     assert_eq!(epoll.wait(&mut events, Some(Duration::ZERO)).unwrap(), 0);
 }
 
@@ -134,9 +126,7 @@ fn no_more_events_are_taken_than_there_is_capacity_for() {
     let epoll = epoll::Epoll::create().unwrap();
     for (token, pipe) in (0..).zip(&pipes) {
         pipe.wake().unwrap();
-        epoll
-            .add(pipe.reader_fd(), token, epoll::Interest::READ)
-            .unwrap();
+        epoll.add(pipe.reader_fd(), token, epoll::Interest::READ).unwrap();
     }
     let mut events = Vec::with_capacity(2);
     assert_eq!(epoll.wait(&mut events, None).unwrap(), 2);
@@ -149,21 +139,14 @@ fn no_more_events_are_taken_than_there_is_capacity_for() {
 fn a_tcp_connection_is_made_accepted_used_and_ended() {
     let listener = socket::socket(AF_INET, SOCK_STREAM, 0).unwrap();
     let listener_fd = listener.as_raw_fd();
-    socket::bind(
-        listener_fd,
-        &Address::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)),
-    )
-    .unwrap();
+    socket::bind(listener_fd, &Address::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))).unwrap();
     socket::listen(listener_fd, 1).unwrap();
     assert_eq!(errno(socket::accept(listener_fd)), Some(Errno::AGAIN));
     let address = socket::local_address(listener_fd).unwrap();
 
     let client = socket::socket(AF_INET, SOCK_STREAM, 6).unwrap();
     let client_fd = client.as_raw_fd();
-    assert_eq!(
-        errno(socket::connect(client_fd, &address)),
-        Some(Errno::INPROGRESS)
-    );
+    assert_eq!(errno(socket::connect(client_fd, &address)), Some(Errno::INPROGRESS));
     let mut reactor = Reactor::new().unwrap();
     reactor.set(client_fd, Direction::Write, ()).unwrap();
     reactor.set(listener_fd, Direction::Read, ()).unwrap();
@@ -174,18 +157,12 @@ fn a_tcp_connection_is_made_accepted_used_and_ended() {
     assert!(socket::take_error(client_fd).unwrap().is_none());
     let server = socket::accept(listener_fd).unwrap();
     let server_fd = server.as_raw_fd();
-    assert_eq!(
-        socket::peer_address(server_fd).unwrap(),
-        socket::local_address(client_fd).unwrap()
-    );
+    assert_eq!(socket::peer_address(server_fd).unwrap(), socket::local_address(client_fd).unwrap());
     assert!(fcntl_getfd(&server).unwrap().contains(FdFlags::CLOEXEC));
     socket::set_nodelay(server_fd).unwrap();
     socket::set_keepalive(server_fd).unwrap();
 
-    assert_eq!(
-        errno(socket::recv(server_fd, &mut [MaybeUninit::uninit(); 8])),
-        Some(Errno::AGAIN)
-    );
+    assert_eq!(errno(socket::recv(server_fd, &mut [MaybeUninit::uninit(); 8])), Some(Errno::AGAIN));
     assert_eq!(socket::send(client_fd, b"one").unwrap(), 3);
     wait_readable(server_fd);
     assert_eq!(received(server_fd, 8), b"one");
@@ -201,38 +178,22 @@ fn a_tcp_connection_is_made_accepted_used_and_ended() {
 fn wait_readable(fd: RawFd) {
     let mut reactor = Reactor::new().unwrap();
     reactor.set(fd, Direction::Read, ()).unwrap();
-    reactor
-        .poller()
-        .wait(&mut Vec::with_capacity(1), None)
-        .unwrap();
+    reactor.poller().wait(&mut Vec::with_capacity(1), None).unwrap();
 }
 
 #[test]
 fn a_refused_connect_is_taken_as_an_error_once() {
     // A bound port that nobody listens on.
     let holder = socket::socket(AF_INET, SOCK_STREAM, 0).unwrap();
-    socket::bind(
-        holder.as_raw_fd(),
-        &Address::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)),
-    )
-    .unwrap();
+    socket::bind(holder.as_raw_fd(), &Address::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))).unwrap();
     let address = socket::local_address(holder.as_raw_fd()).unwrap();
     let client = socket::socket(AF_INET, SOCK_STREAM, 0).unwrap();
     let fd = client.as_raw_fd();
-    assert_eq!(
-        errno(socket::connect(fd, &address)),
-        Some(Errno::INPROGRESS)
-    );
+    assert_eq!(errno(socket::connect(fd, &address)), Some(Errno::INPROGRESS));
     let mut reactor = Reactor::new().unwrap();
     reactor.set(fd, Direction::Write, ()).unwrap();
-    reactor
-        .poller()
-        .wait(&mut Vec::with_capacity(1), None)
-        .unwrap();
-    assert_eq!(
-        socket::take_error(fd).unwrap().map(|error| error.kind()),
-        Some(ErrorKind::ConnectionRefused)
-    );
+    reactor.poller().wait(&mut Vec::with_capacity(1), None).unwrap();
+    assert_eq!(socket::take_error(fd).unwrap().map(|error| error.kind()), Some(ErrorKind::ConnectionRefused));
     assert!(socket::take_error(fd).unwrap().is_none());
 }
 
@@ -240,27 +201,15 @@ fn a_refused_connect_is_taken_as_an_error_once() {
 fn a_send_to_a_closed_peer_is_epipe_and_no_signal() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     drop(theirs);
-    assert_eq!(
-        errno(socket::send(ours.as_raw_fd(), b"x")),
-        Some(Errno::PIPE)
-    );
-    assert_eq!(
-        errno(socket::send_vectored(
-            ours.as_raw_fd(),
-            &[IoSlice::new(b"x")]
-        )),
-        Some(Errno::PIPE)
-    );
+    assert_eq!(errno(socket::send(ours.as_raw_fd(), b"x")), Some(Errno::PIPE));
+    assert_eq!(errno(socket::send_vectored(ours.as_raw_fd(), &[IoSlice::new(b"x")])), Some(Errno::PIPE));
 }
 
 #[test]
 fn more_slices_than_the_kernel_takes_are_sent_in_part() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let slices = vec![IoSlice::new(b"x"); socket::MAX_SLICES + 1];
-    assert_eq!(
-        socket::send_vectored(ours.as_raw_fd(), &slices).unwrap(),
-        socket::MAX_SLICES
-    );
+    assert_eq!(socket::send_vectored(ours.as_raw_fd(), &slices).unwrap(), socket::MAX_SLICES);
 }
 
 #[test]
@@ -278,10 +227,7 @@ fn unix_names_keep_their_kind() {
     assert_eq!(bound(&visible), visible);
     std::fs::remove_file(path).unwrap();
     let (ours, _theirs) = UnixStream::pair().unwrap();
-    assert_eq!(
-        socket::peer_address(ours.as_raw_fd()).unwrap(),
-        Address::UnixUnnamed
-    );
+    assert_eq!(socket::peer_address(ours.as_raw_fd()).unwrap(), Address::UnixUnnamed);
     assert_eq!(visible.family(), AF_UNIX);
 }
 
@@ -292,10 +238,7 @@ fn a_bad_descriptor_or_number_is_an_error_and_no_panic() {
         assert_eq!(errno(socket::recv(fd, &mut [])), Some(Errno::BADF));
         assert_eq!(errno(socket::accept(fd)), Some(Errno::BADF));
     }
-    assert_eq!(
-        errno(socket::socket(-1, SOCK_STREAM, 0)),
-        Some(Errno::AFNOSUPPORT)
-    );
+    assert_eq!(errno(socket::socket(-1, SOCK_STREAM, 0)), Some(Errno::AFNOSUPPORT));
     assert_eq!(errno(socket::socket(AF_INET, -1, 0)), Some(Errno::INVAL));
     let long = Address::UnixPath(vec![b'x'; 200]);
     let socket = socket::socket(AF_UNIX, SOCK_STREAM, 0).unwrap();

@@ -20,18 +20,9 @@ fn missing_limits_are_derived_as_in_asyncio() {
 #[test]
 fn invalid_limits_have_the_text_of_asyncio_and_change_nothing() {
     let text = |high, low| limits(high, low).unwrap_err().to_string();
-    assert_eq!(
-        text(Some(1), Some(2)),
-        "high (1) must be >= low (2) must be >= 0"
-    );
-    assert_eq!(
-        text(Some(-5), None),
-        "high (-5) must be >= low (-2) must be >= 0"
-    );
-    assert_eq!(
-        text(None, Some(-1)),
-        "high (-4) must be >= low (-1) must be >= 0"
-    );
+    assert_eq!(text(Some(1), Some(2)), "high (1) must be >= low (2) must be >= 0");
+    assert_eq!(text(Some(-5), None), "high (-5) must be >= low (-2) must be >= 0");
+    assert_eq!(text(None, Some(-1)), "high (-4) must be >= low (-1) must be >= 0");
     let mut marks = Watermarks::new();
     assert!(marks.set(Some(1), Some(2)).is_err());
     assert_eq!((marks.high(), marks.low()), (65_536, 16_384));

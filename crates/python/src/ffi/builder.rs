@@ -113,13 +113,7 @@ impl<T: Native> ClassBuilder<T> {
         self
     }
 
-    pub fn getset(
-        mut self,
-        name: &'static CStr,
-        get: c::getter,
-        set: Option<c::setter>,
-        doc: &'static CStr,
-    ) -> Self {
+    pub fn getset(mut self, name: &'static CStr, get: c::getter, set: Option<c::setter>, doc: &'static CStr) -> Self {
         self.getset.push(c::PyGetSetDef {
             name: name.as_ptr(),
             get: Some(get),
@@ -182,7 +176,11 @@ impl<T: Native> ClassBuilder<T> {
         if self.has_dict && base_dict == 0 {
             class.dict.set(add_pointer(c"__dictoffset__"));
         }
-        class.weaklist.set(if self.has_weaklist && base_weak == 0 { add_pointer(c"__weaklistoffset__") } else { base_weak });
+        class.weaklist.set(if self.has_weaklist && base_weak == 0 {
+            add_pointer(c"__weaklistoffset__")
+        } else {
+            base_weak
+        });
 
         self.slots.push(c::PyType_Slot { slot: c::Py_tp_dealloc, pfunc: dealloc::<T> as *mut c_void });
         if self.gc {

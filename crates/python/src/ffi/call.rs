@@ -73,11 +73,7 @@ impl Obj {
     pub fn call_dict(&self, args: &Obj, kwargs: Option<&Obj>) -> Res {
         // SAFETY: live objects; a tuple, and a dict or NULL.
         unsafe {
-            Ref::from_owned(c::PyObject_Call(
-                self.as_ptr(),
-                args.as_ptr(),
-                kwargs.map_or(ptr::null_mut(), Obj::as_ptr),
-            ))
+            Ref::from_owned(c::PyObject_Call(self.as_ptr(), args.as_ptr(), kwargs.map_or(ptr::null_mut(), Obj::as_ptr)))
         }
     }
 
@@ -104,14 +100,7 @@ impl Obj {
         v.push(self.as_ptr());
         v.extend(args.iter().map(|a| a.as_ptr()));
         // SAFETY: live objects, laid out as self followed by the arguments.
-        unsafe {
-            Ref::from_owned(c::PyObject_VectorcallMethod(
-                name.as_ptr(),
-                v.as_ptr(),
-                N + 1 - nkw,
-                names.as_ptr(),
-            ))
-        }
+        unsafe { Ref::from_owned(c::PyObject_VectorcallMethod(name.as_ptr(), v.as_ptr(), N + 1 - nkw, names.as_ptr())) }
     }
 }
 

@@ -17,8 +17,8 @@ use std::ptr;
 use pyo3_ffi as c;
 
 use super::error::Res;
-use super::object::{Obj, Ref, Slot};
 use super::lifecycle::field;
+use super::object::{Obj, Ref, Slot};
 
 /// What the garbage collector calls back.
 pub struct Visit {

@@ -19,11 +19,7 @@ unsafe extern "C" {
         item: *mut c::PyObject,
         hash: c::Py_hash_t,
     ) -> std::ffi::c_int;
-    fn _PyDict_DelItem_KnownHash(
-        dict: *mut c::PyObject,
-        key: *mut c::PyObject,
-        hash: c::Py_hash_t,
-    ) -> std::ffi::c_int;
+    fn _PyDict_DelItem_KnownHash(dict: *mut c::PyObject, key: *mut c::PyObject, hash: c::Py_hash_t) -> std::ffi::c_int;
 }
 
 /// `dict[key] = value` without hashing.

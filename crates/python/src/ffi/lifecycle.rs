@@ -12,7 +12,11 @@ use pyo3_ffi as c;
 use super::class::{Class, Native, Visit, inst};
 use super::trash;
 
-pub(super) unsafe extern "C" fn traverse<T: Native>(o: *mut c::PyObject, visit: c::visitproc, arg: *mut c_void) -> c_int {
+pub(super) unsafe extern "C" fn traverse<T: Native>(
+    o: *mut c::PyObject,
+    visit: c::visitproc,
+    arg: *mut c_void,
+) -> c_int {
     let class = T::class();
     let v = Visit { visit, arg, result: Cell::new(0) };
     // SAFETY: the collector passes a live instance; the base's function knows its own storage only.
@@ -89,7 +93,8 @@ pub(super) unsafe extern "C" fn dealloc<T: Native>(o: *mut c::PyObject) {
     // SAFETY: the interpreter passes an instance nobody refers to any more. One of a subclass comes from CPython's own
     // `subtype_dealloc`, which bounds the depth itself and must not be left half-way.
     unsafe {
-        let is_whole = || (*c::Py_TYPE(o)).tp_dealloc.is_some_and(|f| ptr::fn_addr_eq(f, dealloc::<T> as c::destructor));
+        let is_whole =
+            || (*c::Py_TYPE(o)).tp_dealloc.is_some_and(|f| ptr::fn_addr_eq(f, dealloc::<T> as c::destructor));
         if trash::is_deep() && is_whole() {
             trash::keep(o, destroy::<T>);
         } else {

@@ -14,38 +14,38 @@
 //! (`docs/decisions/0001-raw-ffi.md`). `pyo3-ffi` gives the declarations for each version.
 
 mod args;
+pub mod asyncio_layout;
 mod borrowed;
 mod buffer;
 mod builder;
 mod call;
 mod class;
 mod context;
+pub mod current_task;
 mod error;
 mod gil;
 mod lifecycle;
 mod number;
 mod object;
 mod once;
+pub mod send;
 mod socket_fd;
 mod text;
-mod trash;
-pub mod asyncio_layout;
-pub mod current_task;
-pub mod send;
 pub mod trampoline;
+mod trash;
 
 pub use args::Args;
 pub use borrowed::BorrowedSet;
 pub use buffer::{BytesWriter, ReadBuffer, WriteBuffer, bytes_from, bytes_of, is_bytes_like};
-pub use call::{Vector, import, import_attr};
 pub use builder::ClassBuilder;
+pub use call::{Vector, import, import_attr};
 pub use class::{Class, Inst, Native, Owned, Visit};
 pub use context::Context;
 pub use error::{Raised, Res, exc, warn};
 pub use gil::{CrossThread, check_signals, detached, is_main_interpreter, thread_ident};
 pub use number::{float, float_value, index_value, int, int_u64};
-pub use object::{BoolExt, Obj, Ref, Slot, dict, false_, list, none, not_implemented, tuple, true_};
+pub use object::{BoolExt, Obj, Ref, Slot, dict, false_, list, none, not_implemented, true_, tuple};
+pub use once::{Name, Once};
 pub use socket_fd::{probe_socket_layout, socket_fd};
 pub use text::{intern, str_of, string, utf8};
-pub use once::{Name, Once};
 pub use trampoline::{Method, module_entry, module_functions};

@@ -26,10 +26,7 @@ struct Layout {
 // SAFETY: written once during import.
 unsafe impl Sync for Layout {}
 
-static LAYOUT: Layout = Layout {
-    class: Once::new(),
-    is_known: Cell::new(false),
-};
+static LAYOUT: Layout = Layout { class: Once::new(), is_known: Cell::new(false) };
 
 /// Find out whether the descriptor can be read in place.
 pub fn probe_socket_layout() -> Res<()> {
@@ -81,11 +78,5 @@ fn fileno(sock: &Obj) -> Res<i64> {
 
 fn read(sock: &Obj) -> c_int {
     // SAFETY: called for instances of `_socket.socket` only, whose storage is longer than the header and one int.
-    unsafe {
-        *sock
-            .as_ptr()
-            .cast::<u8>()
-            .add(size_of::<c::PyObject>())
-            .cast::<c_int>()
-    }
+    unsafe { *sock.as_ptr().cast::<u8>().add(size_of::<c::PyObject>()).cast::<c_int>() }
 }

@@ -62,7 +62,8 @@ fn raise_panic(panic: &(dyn Any + Send)) {
         .map(|s| (*s).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_default();
-    let _raised = Raised::new(exc::system_error(), &format!("aioxide: internal error (a bug, please report it): {text}"));
+    let _raised =
+        Raised::new(exc::system_error(), &format!("aioxide: internal error (a bug, please report it): {text}"));
 }
 
 /// # Safety
@@ -130,10 +131,7 @@ macro_rules! keywords {
                 $f($crate::ffi::trampoline::inst::<$t>(me), $crate::ffi::trampoline::args(first, n, names))
             })
         }
-        $crate::ffi::trampoline::method(
-            f as *mut std::ffi::c_void,
-            pyo3_ffi::METH_FASTCALL | pyo3_ffi::METH_KEYWORDS,
-        )
+        $crate::ffi::trampoline::method(f as *mut std::ffi::c_void, pyo3_ffi::METH_FASTCALL | pyo3_ffi::METH_KEYWORDS)
     }};
 }
 
@@ -150,10 +148,7 @@ macro_rules! function {
             // SAFETY: arguments as the interpreter passes them.
             $crate::ffi::trampoline::guarded_object(|| $f(unsafe { $crate::ffi::trampoline::args(first, n, names) }))
         }
-        $crate::ffi::trampoline::method(
-            f as *mut std::ffi::c_void,
-            pyo3_ffi::METH_FASTCALL | pyo3_ffi::METH_KEYWORDS,
-        )
+        $crate::ffi::trampoline::method(f as *mut std::ffi::c_void, pyo3_ffi::METH_FASTCALL | pyo3_ffi::METH_KEYWORDS)
     }};
 }
 
@@ -267,12 +262,7 @@ macro_rules! setattro {
                 // SAFETY: a slot is only called for instances of its type; the name is live, the value live or NULL.
                 unsafe {
                     let value = if value.is_null() { None } else { Some($crate::ffi::trampoline::obj(value)) };
-                    $f(
-                        $crate::ffi::trampoline::inst::<$t>(me),
-                        $crate::ffi::trampoline::obj(name),
-                        value,
-                    )
-                    .map(|()| 0)
+                    $f($crate::ffi::trampoline::inst::<$t>(me), $crate::ffi::trampoline::obj(name), value).map(|()| 0)
                 }
             })
         }
@@ -339,11 +329,7 @@ macro_rules! constructor {
             // SAFETY: the interpreter passes a live type, a tuple, and a dict or NULL.
             $crate::ffi::trampoline::guarded_object(|| unsafe {
                 let kwargs = if kwargs.is_null() { None } else { Some($crate::ffi::trampoline::obj(kwargs)) };
-                $f(
-                    $crate::ffi::trampoline::obj(class.cast()),
-                    $crate::ffi::trampoline::obj(args),
-                    kwargs,
-                )
+                $f($crate::ffi::trampoline::obj(class.cast()), $crate::ffi::trampoline::obj(args), kwargs)
             })
         }
         f as *mut std::ffi::c_void
@@ -459,7 +445,13 @@ impl MethodId {
 }
 
 /// Put a method into `class` whose descriptor accepts every instance of `declared_for`.
-pub fn add_method(class: &Obj, declared_for: &Obj, name: &'static CStr, m: Method, doc: &'static CStr) -> Res<MethodId> {
+pub fn add_method(
+    class: &Obj,
+    declared_for: &Obj,
+    name: &'static CStr,
+    m: Method,
+    doc: &'static CStr,
+) -> Res<MethodId> {
     let definition = Box::leak(Box::new(m.definition(name, doc)));
     let id = MethodId(definition);
     // SAFETY: a live type and a definition that is never freed.
@@ -500,13 +492,7 @@ impl Definition {
     /// A builtin function bound to `me`.
     pub fn bind(&'static self, me: &Obj) -> Res {
         // SAFETY: a complete definition; `me` is live. The definition is never written to.
-        unsafe {
-            Ref::from_owned(c::PyCFunction_NewEx(
-                (&raw const self.0).cast_mut(),
-                me.as_ptr(),
-                ptr::null_mut(),
-            ))
-        }
+        unsafe { Ref::from_owned(c::PyCFunction_NewEx((&raw const self.0).cast_mut(), me.as_ptr(), ptr::null_mut())) }
     }
 
     /// What a function made by `bind` is bound to; None for anything else.

@@ -22,9 +22,7 @@ use crate::objects::names::imports;
 pub fn descriptor(file: &Obj) -> Res<RawFd> {
     let fd = number(file)?;
     if fd < 0 {
-        return Err(Raised::value_error(&format!(
-            "Invalid file descriptor: {fd}"
-        )));
+        return Err(Raised::value_error(&format!("Invalid file descriptor: {fd}")));
     }
     in_range(fd)
 }
@@ -34,9 +32,7 @@ fn number(file: &Obj) -> Res<i64> {
     if file.is_long() {
         return index_value(file);
     }
-    let asked = file
-        .call_method(name!("fileno"), [])
-        .and_then(|fd| index_value(&fd));
+    let asked = file.call_method(name!("fileno"), []).and_then(|fd| index_value(&fd));
     match asked {
         Err(raised)
             if raised.matches(exc::attribute_error())
@@ -44,22 +40,14 @@ fn number(file: &Obj) -> Res<i64> {
                 || raised.matches(exc::value_error()) =>
         {
             raised.forget();
-            Err(Raised::value_error(&format!(
-                "Invalid file object: {}",
-                str_of(&*file.repr()?)?
-            )))
+            Err(Raised::value_error(&format!("Invalid file object: {}", str_of(&*file.repr()?)?)))
         }
         other => other,
     }
 }
 
 fn in_range(fd: i64) -> Res<RawFd> {
-    RawFd::try_from(fd).map_err(|_| {
-        Raised::new(
-            exc::overflow_error(),
-            "signed integer is greater than maximum",
-        )
-    })
+    RawFd::try_from(fd).map_err(|_| Raised::new(exc::overflow_error(), "signed integer is greater than maximum"))
 }
 
 /// The transports of one loop, by descriptor.
@@ -86,9 +74,7 @@ impl Transports {
     /// RuntimeError if `file` is the descriptor of a transport that is not closing; ValueError for an invalid file object.
     pub fn ensure_none(&self, file: &Obj) -> Res<()> {
         let fd = number(file)?;
-        let weak = RawFd::try_from(fd)
-            .ok()
-            .and_then(|fd| self.0.borrow().get(&fd).cloned());
+        let weak = RawFd::try_from(fd).ok().and_then(|fd| self.0.borrow().get(&fd).cloned());
         let Some(weak) = weak else { return Ok(()) };
         let found = weak.call0()?;
         match found.downcast::<SocketTransport>() {

@@ -87,13 +87,7 @@ impl Driver {
     ///
     /// # Errors
     /// OSError as epoll has it; RuntimeError if the loop is closed.
-    pub fn set_callback(
-        &self,
-        fd: RawFd,
-        d: Direction,
-        handle: Owned<Handle>,
-        file: &Obj,
-    ) -> Res<()> {
+    pub fn set_callback(&self, fd: RawFd, d: Direction, handle: Owned<Handle>, file: &Obj) -> Res<()> {
         handle.mark_persistent();
         let file = (!file.is_long()).then(|| file.to_ref());
         let replaced = self.put(fd, d, Watcher::Callback(handle, file))?;
@@ -107,10 +101,7 @@ impl Driver {
             Err(raised) if raised.matches(exc::value_error()) => {
                 let is_it = |w: &Watcher| matches!(w, Watcher::Callback(_, Some(f)) if f.is(file));
                 let reactor = self.reactor.borrow();
-                let found = reactor
-                    .iter()
-                    .flat_map(Reactor::iter)
-                    .find(|(_, _, w)| is_it(w));
+                let found = reactor.iter().flat_map(Reactor::iter).find(|(_, _, w)| is_it(w));
                 let found = found.map(|(fd, _, _)| fd);
                 drop(reactor);
                 match found {
@@ -165,11 +156,7 @@ impl Driver {
         self.check_fork()?;
         // A `set` that fails drops its watcher inside the borrow; this one keeps that from being the last.
         let _kept = watcher.clone();
-        let outcome = self
-            .reactor
-            .borrow_mut()
-            .as_mut()
-            .map(|reactor| reactor.set(fd, d, watcher));
+        let outcome = self.reactor.borrow_mut().as_mut().map(|reactor| reactor.set(fd, d, watcher));
         match outcome {
             Some(replaced) => replaced.map_err(|e| Raised::os(&e)),
             None => Err(Raised::runtime("Event loop is closed")),
@@ -178,11 +165,7 @@ impl Driver {
 
     pub(super) fn take(&self, fd: RawFd, d: Direction) -> Res<Option<Watcher>> {
         self.check_fork()?;
-        let outcome = self
-            .reactor
-            .borrow_mut()
-            .as_mut()
-            .map(|reactor| reactor.clear(fd, d));
+        let outcome = self.reactor.borrow_mut().as_mut().map(|reactor| reactor.clear(fd, d));
         outcome.unwrap_or(Ok(None)).map_err(|e| Raised::os(&e))
     }
 
@@ -191,22 +174,14 @@ impl Driver {
     /// In a forked child: leave the parent's epoll set alone, and watch the same descriptors by one of our own.
     #[inline]
     pub fn check_fork(&self) -> Res<()> {
-        if self.fork_generation.get() == fork::generation() {
-            Ok(())
-        } else {
-            self.after_fork()
-        }
+        if self.fork_generation.get() == fork::generation() { Ok(()) } else { self.after_fork() }
     }
 
     #[cold]
     fn after_fork(&self) -> Res<()> {
         // The pipe first: the new set watches what its number means then.
         self.pipe.renew().map_err(|e| Raised::os(&e))?;
-        let outcome = self
-            .reactor
-            .borrow_mut()
-            .as_mut()
-            .map(|r| r.after_fork_child(AfterFork::Reregister));
+        let outcome = self.reactor.borrow_mut().as_mut().map(|r| r.after_fork_child(AfterFork::Reregister));
         match outcome {
             Some(Err(e)) => Err(Raised::os(&e)),
             _ => {

@@ -20,9 +20,7 @@ fn forked(_: &Obj) -> Res {
 
 pub fn watch_for_forks() -> Res<()> {
     let hook = FORKED.bind(none())?;
-    import_attr("os", "register_at_fork")?
-        .call_kw(&[&*hook], kwnames!("after_in_child"))
-        .map(drop)
+    import_attr("os", "register_at_fork")?.call_kw(&[&*hook], kwnames!("after_in_child")).map(drop)
 }
 
 /// Equal to what it was: this is still the same process.

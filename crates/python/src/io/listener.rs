@@ -19,8 +19,8 @@ use super::driver::Driver;
 use super::{address, transport};
 use crate::ffi::trampoline::Definition;
 use crate::ffi::{
-    Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict,
-    float, index_value, int, none, socket_fd, string,
+    Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, float, index_value,
+    int, none, socket_fd, string,
 };
 use crate::objects::names::imports;
 use crate::objects::report::Report;
@@ -54,25 +54,13 @@ impl Native for Listener {
     }
 
     fn traverse(&self, visit: &Visit) {
-        for slot in [
-            &self.event_loop,
-            &self.protocol_factory,
-            &self.sock,
-            &self.server,
-            &self.context,
-        ] {
+        for slot in [&self.event_loop, &self.protocol_factory, &self.sock, &self.server, &self.context] {
             visit.slot(slot);
         }
     }
 
     fn clear(&self) {
-        for slot in [
-            &self.event_loop,
-            &self.protocol_factory,
-            &self.sock,
-            &self.server,
-            &self.context,
-        ] {
+        for slot in [&self.event_loop, &self.protocol_factory, &self.sock, &self.server, &self.context] {
             slot.clear();
         }
     }
@@ -90,10 +78,7 @@ pub fn start_serving(
     backlog: usize,
 ) -> Res<()> {
     let kind = [name!("family"), name!("type"), name!("proto")];
-    let kind = kind.map(|attribute| {
-        sock.getattr(attribute)
-            .and_then(|number| index_value(&number))
-    });
+    let kind = kind.map(|attribute| sock.getattr(attribute).and_then(|number| index_value(&number)));
     let [family, type_, protocol] = kind;
     let listener = Owned::new(Listener {
         event_loop: Slot::of(event_loop.to_ref()),
@@ -137,16 +122,9 @@ impl Listener {
     fn adopt(&self, accepted: OwnedFd) -> Res {
         let [family, type_, protocol] = self.kind;
         let type_ = type_ | i64::from(socket::NONBLOCK);
-        let numbers = [
-            int(family)?,
-            int(type_)?,
-            int(protocol)?,
-            int(accepted.as_raw_fd().into())?,
-        ];
+        let numbers = [int(family)?, int(type_)?, int(protocol)?, int(accepted.as_raw_fd().into())?];
         let [family, type_, protocol, fd] = &numbers;
-        let sock = imports()
-            .socket_class
-            .call_kw(&[family, type_, protocol, fd], kwnames!("fileno"))?;
+        let sock = imports().socket_class.call_kw(&[family, type_, protocol, fd], kwnames!("fileno"))?;
         // From here on it is the object's.
         let _number = accepted.into_raw_fd();
         Ok(sock)
@@ -170,19 +148,13 @@ impl Inst<Listener> {
             return Ok(());
         };
         // The entry may be stale: stopped by another entry of the same turn.
-        let is_ours = Driver::of(&event_loop)
-            .is_some_and(|d| d.is_watched_by(self.fd, Direction::Read, self.obj()));
+        let is_ours = Driver::of(&event_loop).is_some_and(|d| d.is_watched_by(self.fd, Direction::Read, self.obj()));
         if !is_ours {
             return Ok(());
         }
         match Context::run(&context, || self.accept_all(&event_loop)) {
             Ok(()) => Ok(()),
-            Err(raised) => super::report_stray(
-                raised,
-                Some(event_loop),
-                self.obj(),
-                "Listener._accept_connection()",
-            ),
+            Err(raised) => super::report_stray(raised, Some(event_loop), self.obj(), "Listener._accept_connection()"),
         }
     }
 
@@ -200,9 +172,7 @@ impl Inst<Listener> {
                 Err(e) => return Err(Raised::os(&e)),
             }
             // The factory may have closed the server.
-            if Driver::of(event_loop)
-                .is_none_or(|d| !d.is_watched_by(self.fd, Direction::Read, self.obj()))
-            {
+            if Driver::of(event_loop).is_none_or(|d| !d.is_watched_by(self.fd, Direction::Read, self.obj())) {
                 return Ok(());
             }
         }
@@ -216,9 +186,7 @@ impl Inst<Listener> {
         if is_debug {
             let format = string("%r got a new connection from %r: %r")?;
             let server = self.server.get_or_none();
-            imports()
-                .logger
-                .call_method(name!("debug"), [&*format, &*server, &*peer, &*sock])?;
+            imports().logger.call_method(name!("debug"), [&*format, &*server, &*peer, &*sock])?;
         }
         let mut protocol = None;
         let made = Context::run(&*Context::copy_current()?, || {
@@ -226,14 +194,7 @@ impl Inst<Listener> {
             extra.set_item(name!("peername"), &peer)?;
             protocol = Some(self.protocol_factory.get_or_none().call0()?);
             let protocol = protocol.as_deref().unwrap_or(none());
-            transport::make(
-                event_loop,
-                &sock,
-                protocol,
-                None,
-                Some(&extra),
-                self.server.get().as_deref(),
-            )
+            transport::make(event_loop, &sock, protocol, None, Some(&extra), self.server.get().as_deref())
         });
         match made {
             Ok(_watched) => Ok(()),
@@ -272,9 +233,7 @@ impl Inst<Listener> {
     #[cold]
     fn retry_later(&self, event_loop: &Obj, error: &io::Error) -> Res<()> {
         let exception = Raised::os(error).take();
-        let sock = imports()
-            .transport_socket_class
-            .call1(&self.sock.get_or_none())?;
+        let sock = imports().transport_socket_class.call1(&self.sock.get_or_none())?;
         Report::new("socket.accept() out of system resource")?
             .with(name!("exception"), &exception)?
             .with(name!("socket"), &sock)?
@@ -284,23 +243,16 @@ impl Inst<Listener> {
         }
         let delay = float(RETRY_DELAY_S)?;
         let resume = RESUME.bind(self.obj())?;
-        event_loop
-            .call_method(name!("call_later"), [&*delay, &*resume])
-            .map(drop)
+        event_loop.call_method(name!("call_later"), [&*delay, &*resume]).map(drop)
     }
 }
 
 fn new(_class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
-    Err(Raised::type_error(
-        "a Listener is made by its loop: create_server()",
-    ))
+    Err(Raised::type_error("a Listener is made by its loop: create_server()"))
 }
 
 pub fn build() -> Res<Ref> {
-    ClassBuilder::<Listener>::new(
-        c"aioxide._native.Listener",
-        c"A listening socket of a server.",
-    )
-    .slot(pyo3_ffi::Py_tp_new, crate::constructor!(new))
-    .build()
+    ClassBuilder::<Listener>::new(c"aioxide._native.Listener", c"A listening socket of a server.")
+        .slot(pyo3_ffi::Py_tp_new, crate::constructor!(new))
+        .build()
 }

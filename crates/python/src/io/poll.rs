@@ -57,12 +57,8 @@ impl Driver {
                 for (watcher, d) in [(reader, Direction::Read), (writer, Direction::Write)] {
                     match watcher {
                         None => {}
-                        Some(Watcher::Native(work)) => {
-                            scheduler.push(Entry::Native(work, d as u32))
-                        }
-                        Some(Watcher::Callback(handle, _)) if handle.is_cancelled() => {
-                            cancelled.push((handle, d))
-                        }
+                        Some(Watcher::Native(work)) => scheduler.push(Entry::Native(work, d as u32)),
+                        Some(Watcher::Callback(handle, _)) if handle.is_cancelled() => cancelled.push((handle, d)),
                         Some(Watcher::Callback(handle, _)) => scheduler.push(Entry::Handle(handle)),
                         Some(Watcher::Wake) => woken = true,
                     }
@@ -75,9 +71,7 @@ impl Driver {
             // An error can only mean that the pipe is gone; the next wait will say so.
             let _signals = self.pipe.drain();
         }
-        cancelled
-            .into_iter()
-            .for_each(|(handle, d)| self.forget(&handle, d));
+        cancelled.into_iter().for_each(|(handle, d)| self.forget(&handle, d));
         woken
     }
 
@@ -85,12 +79,8 @@ impl Driver {
     #[cold]
     fn forget(&self, handle: &Owned<Handle>, d: Direction) {
         let place = self.reactor.borrow().as_ref().and_then(|reactor| {
-            let is_it =
-                |w: &Watcher| matches!(w, Watcher::Callback(h, _) if h.obj().is(handle.obj()));
-            reactor
-                .iter()
-                .find(|(_, its, w)| *its == d && is_it(w))
-                .map(|(fd, _, _)| fd)
+            let is_it = |w: &Watcher| matches!(w, Watcher::Callback(h, _) if h.obj().is(handle.obj()));
+            reactor.iter().find(|(_, its, w)| *its == d && is_it(w)).map(|(fd, _, _)| fd)
         });
         if let Some(Err(raised)) = place.map(|fd| self.take(fd, d)) {
             raised.forget();
@@ -100,12 +90,7 @@ impl Driver {
 
 /// A look at the kernel costs 100 ns, letting other threads in and out again costs more: only a wait that can block lets go
 /// of the interpreter.
-fn wait(
-    scheduler: &Scheduler,
-    poller: Poller,
-    events: &mut Vec<Event>,
-    timeout: Option<Duration>,
-) -> io::Result<()> {
+fn wait(scheduler: &Scheduler, poller: Poller, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
     if timeout == Some(Duration::ZERO) {
         return poller.wait(events, timeout);
     }

@@ -45,12 +45,7 @@ impl Protocol {
     }
 
     pub fn traverse(&self, visit: &Visit) {
-        for slot in [
-            &self.object,
-            &self.data_received,
-            &self.get_buffer,
-            &self.buffer_updated,
-        ] {
+        for slot in [&self.object, &self.data_received, &self.get_buffer, &self.buffer_updated] {
             visit.slot(slot);
         }
     }
@@ -69,10 +64,7 @@ impl Protocol {
     pub fn data_received(&self, bytes: &Obj) -> Res<()> {
         match self.data_received.get() {
             Some(f) => f.call1(bytes).map(drop),
-            None => self
-                .object()
-                .call_method(name!("data_received"), [bytes])
-                .map(drop),
+            None => self.object().call_method(name!("data_received"), [bytes]).map(drop),
         }
     }
 
@@ -88,10 +80,7 @@ impl Protocol {
         let count = int(count as i64)?;
         match self.buffer_updated.get() {
             Some(f) => f.call1(&count).map(drop),
-            None => self
-                .object()
-                .call_method(name!("buffer_updated"), [&*count])
-                .map(drop),
+            None => self.object().call_method(name!("buffer_updated"), [&*count]).map(drop),
         }
     }
 
@@ -101,21 +90,15 @@ impl Protocol {
     }
 
     pub fn pause_writing(&self) -> Res<()> {
-        self.object()
-            .call_method(name!("pause_writing"), [])
-            .map(drop)
+        self.object().call_method(name!("pause_writing"), []).map(drop)
     }
 
     pub fn resume_writing(&self) -> Res<()> {
-        self.object()
-            .call_method(name!("resume_writing"), [])
-            .map(drop)
+        self.object().call_method(name!("resume_writing"), []).map(drop)
     }
 
     pub fn connection_lost(&self, exception: &Obj) -> Res<()> {
-        self.object()
-            .call_method(name!("connection_lost"), [exception])
-            .map(drop)
+        self.object().call_method(name!("connection_lost"), [exception]).map(drop)
     }
 }
 

@@ -219,10 +219,7 @@ impl Inst<Handle> {
             raised,
             &event_loop,
             || Ok(format!("Exception in callback {}", format_callback(callback, &*args?)?)),
-            |r| {
-                r.with(name!("handle"), self.obj())?
-                    .with_opt(name!("source_traceback"), self.source_traceback.get())
-            },
+            |r| r.with(name!("handle"), self.obj())?.with_opt(name!("source_traceback"), self.source_traceback.get()),
         )
     }
 
@@ -505,4 +502,3 @@ pub fn build() -> Res<(Ref, Ref)> {
     .build_derived(&TIMER)?;
     Ok((handle, timer))
 }
-

@@ -145,9 +145,7 @@ impl Scheduler {
         if owner == 0 || owner == thread_ident() {
             return Ok(());
         }
-        Err(Raised::runtime(
-            "Non-thread-safe operation invoked on an event loop other than the current one",
-        ))
+        Err(Raised::runtime("Non-thread-safe operation invoked on an event loop other than the current one"))
     }
 
     pub fn owner(&self) -> u64 {

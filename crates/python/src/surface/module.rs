@@ -12,7 +12,10 @@ pub fn execute(module: &Obj) -> Res<()> {
     refuse_subinterpreter()?;
     let running = index_value(&*import_attr("sys", "hexversion")?)?;
     if running >> 16 != built_for() {
-        return Err(Raised::new(exc::import_error(), "aioxide: this extension was built for another version of Python"));
+        return Err(Raised::new(
+            exc::import_error(),
+            "aioxide: this extension was built for another version of Python",
+        ));
     }
     names::load(running)?;
     if !CLASSES.is_set() {
@@ -33,8 +36,16 @@ pub fn execute(module: &Obj) -> Res<()> {
     module_functions(
         module,
         vec![
-            (c"_pending_tasks", function!(pending_tasks), c"All native tasks that are not done, of all loops (up to 3.13)."),
-            (c"_panic", function!(panic_on_purpose), c"Panic in native code; for the test that this becomes an exception."),
+            (
+                c"_pending_tasks",
+                function!(pending_tasks),
+                c"All native tasks that are not done, of all loops (up to 3.13).",
+            ),
+            (
+                c"_panic",
+                function!(panic_on_purpose),
+                c"Panic in native code; for the test that this becomes an exception.",
+            ),
         ],
     )
 }

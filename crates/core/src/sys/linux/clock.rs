@@ -37,11 +37,7 @@ pub fn resolution_s() -> f64 {
 #[inline]
 fn seconds(reading: Timespec) -> f64 {
     let ns = reading.tv_sec * NS_PER_S + reading.tv_nsec;
-    if ns % NS_PER_S == 0 {
-        (ns / NS_PER_S) as f64
-    } else {
-        ns as f64 / 1e9
-    }
+    if ns % NS_PER_S == 0 { (ns / NS_PER_S) as f64 } else { ns as f64 / 1e9 }
 }
 
 #[cfg(test)]

@@ -74,11 +74,7 @@ impl Interest {
         let mut flags = EventFlags::empty();
         flags.set(EventFlags::IN, self.has(Self::READ));
         flags.set(EventFlags::OUT, self.has(Self::WRITE));
-        if flags.is_empty() {
-            Err(Errno::INVAL.into())
-        } else {
-            Ok(flags)
-        }
+        if flags.is_empty() { Err(Errno::INVAL.into()) } else { Ok(flags) }
     }
 }
 
@@ -141,22 +137,12 @@ impl Epoll {
     /// `EPOLL_CTL_ADD`; `EEXIST` if the pair (file, number) is there already, `EPERM` for a regular
     /// file, `EINVAL` for an empty interest.
     pub fn add(&self, fd: RawFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(epoll::add(
-            &self.0,
-            borrow(fd)?,
-            EventData::new_u64(token),
-            interest.flags()?,
-        )?)
+        Ok(epoll::add(&self.0, borrow(fd)?, EventData::new_u64(token), interest.flags()?)?)
     }
 
     /// `EPOLL_CTL_MOD`; `ENOENT` if the number means another file by now.
     pub fn modify(&self, fd: RawFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(epoll::modify(
-            &self.0,
-            borrow(fd)?,
-            EventData::new_u64(token),
-            interest.flags()?,
-        )?)
+        Ok(epoll::modify(&self.0, borrow(fd)?, EventData::new_u64(token), interest.flags()?)?)
     }
 
     /// `EPOLL_CTL_DEL`; `EBADF` or `ENOENT` if the number was closed or re-used.
@@ -172,11 +158,7 @@ impl Epoll {
     /// Puts `fresh` in the place of this set, under the same descriptor number, so that copies of the
     /// number stay good. The old set is closed (another process may still hold it).
     pub fn replace_with(&mut self, fresh: Self) -> io::Result<()> {
-        Ok(rustix::io::dup3(
-            fresh.0.as_fd(),
-            &mut self.0,
-            DupFlags::CLOEXEC,
-        )?)
+        Ok(rustix::io::dup3(fresh.0.as_fd(), &mut self.0, DupFlags::CLOEXEC)?)
     }
 }
 
@@ -198,8 +180,7 @@ pub fn wait(epoll: RawFd, events: &mut Vec<Event>, timeout: Timeout) -> io::Resu
     let (start, len) = (room.as_mut_ptr(), room.len());
     // SAFETY: `Event` is a transparent wrapper of `epoll::Event`, and the slice is the same memory,
     // borrowed from `events` and not touched through it while `room` lives.
-    let room: &mut [MaybeUninit<epoll::Event>] =
-        unsafe { slice::from_raw_parts_mut(start.cast(), len) };
+    let room: &mut [MaybeUninit<epoll::Event>] = unsafe { slice::from_raw_parts_mut(start.cast(), len) };
     let (written, _) = epoll::wait(borrow(epoll)?, room, timeout.as_ref())?;
     let count = written.len();
     // SAFETY: the kernel has written the first `count` elements, and `count` is within the capacity.

@@ -106,22 +106,16 @@ impl WakePipe {
 
     /// The end to watch; -1 once closed.
     pub fn reader_fd(&self) -> RawFd {
-        self.ends()
-            .as_ref()
-            .map_or(-1, |ends| ends.reader.as_raw_fd())
+        self.ends().as_ref().map_or(-1, |ends| ends.reader.as_raw_fd())
     }
 
     /// The end for `signal.set_wakeup_fd`; -1 once closed.
     pub fn writer_fd(&self) -> RawFd {
-        self.ends()
-            .as_ref()
-            .map_or(-1, |ends| ends.writer.as_raw_fd())
+        self.ends().as_ref().map_or(-1, |ends| ends.writer.as_raw_fd())
     }
 
     /// A poisoned mutex is as good as new: the ends are never half done.
     fn ends(&self) -> MutexGuard<'_, Option<Ends>> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

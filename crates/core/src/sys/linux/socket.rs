@@ -15,8 +15,8 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    self, AddressFamily, Protocol, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown,
-    SocketFlags, SocketType, sockopt,
+    self, AddressFamily, Protocol, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
+    sockopt,
 };
 
 use super::fd::borrow;
@@ -54,12 +54,7 @@ pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
 pub fn send_vectored(fd: RawFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     let slices = &slices[..slices.len().min(MAX_SLICES)];
     let mut control = SendAncillaryBuffer::default();
-    Ok(net::sendmsg(
-        borrow(fd)?,
-        slices,
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?)
+    Ok(net::sendmsg(borrow(fd)?, slices, &mut control, SendFlags::NOSIGNAL)?)
 }
 
 /// `shutdown(SHUT_WR)`: what `write_eof` does.
@@ -69,20 +64,13 @@ pub fn shutdown_write(fd: RawFd) -> io::Result<()> {
 
 /// `accept4(SOCK_NONBLOCK | SOCK_CLOEXEC)`
 pub fn accept(fd: RawFd) -> io::Result<OwnedFd> {
-    Ok(net::accept_with(
-        borrow(fd)?,
-        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-    )?)
+    Ok(net::accept_with(borrow(fd)?, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
 }
 
 /// The same with the peer's address; `None` for a family the core has no word for.
 pub fn accept_from(fd: RawFd) -> io::Result<(OwnedFd, Option<Address>)> {
-    let (accepted, address) =
-        net::acceptfrom_with(borrow(fd)?, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
-    Ok((
-        accepted,
-        address.and_then(|any| Address::from_sockaddr(any).ok()),
-    ))
+    let (accepted, address) = net::acceptfrom_with(borrow(fd)?, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    Ok((accepted, address.and_then(|any| Address::from_sockaddr(any).ok())))
 }
 
 /// Whether a failed accept says that the system has run out of something, and not that the socket is bad: the
@@ -94,9 +82,7 @@ pub fn is_exhausted(error: &io::Error) -> bool {
 
 /// Takes the pending error (`SO_ERROR`): how a connect in progress has ended.
 pub fn take_error(fd: RawFd) -> io::Result<Option<io::Error>> {
-    Ok(sockopt::socket_error(borrow(fd)?)?
-        .err()
-        .map(io::Error::from))
+    Ok(sockopt::socket_error(borrow(fd)?)?.err().map(io::Error::from))
 }
 
 /// `TCP_NODELAY` on.

@@ -43,9 +43,7 @@ impl Inst<SocketTransport> {
         self.conn_lost.set(1);
         self.closing.set(true);
         self.discard();
-        finally(self.stop_writing(), || {
-            finally(self.stop_reading(), || self.schedule_loss(exception))
-        })
+        finally(self.stop_writing(), || finally(self.stop_reading(), || self.schedule_loss(exception)))
     }
 
     /// Same as `_fatal_error`: an OSError is the network's and only logged, anything else is somebody's bug and reported.
@@ -61,9 +59,7 @@ impl Inst<SocketTransport> {
     }
 
     pub(super) fn fail(&self, exception: &Obj, message: &str) -> Res<()> {
-        finally(self.tell_of(exception, message), || {
-            self.force_close(exception)
-        })
+        finally(self.tell_of(exception, message), || self.force_close(exception))
     }
 
     fn tell_of(&self, exception: &Obj, message: &str) -> Res<()> {
@@ -83,11 +79,7 @@ impl Inst<SocketTransport> {
         let (format, message) = (string("%r: %s")?, string(message)?);
         imports()
             .logger
-            .call_method_kw(
-                name!("debug"),
-                [&*format, self.obj(), &*message, exception],
-                kwnames!("exc_info"),
-            )
+            .call_method_kw(name!("debug"), [&*format, self.obj(), &*message, exception], kwnames!("exc_info"))
             .map(drop)
     }
 
@@ -154,10 +146,7 @@ impl Inst<SocketTransport> {
         if !self.is_debug() {
             return Ok(());
         }
-        imports()
-            .logger
-            .call_method(name!("debug"), [&*string(format)?, self.obj()])
-            .map(drop)
+        imports().logger.call_method(name!("debug"), [&*string(format)?, self.obj()]).map(drop)
     }
 
     /// Is a direction watched, and is there still a loop to say so?
@@ -175,13 +164,7 @@ pub(super) fn finalize(this: &Inst<SocketTransport>) {
     }
     let warned = super::face::repr(this)
         .and_then(|text| str_of(&text))
-        .and_then(|text| {
-            warn(
-                exc::resource_warning(),
-                &format!("unclosed transport {text}"),
-                Some(this.obj()),
-            )
-        });
+        .and_then(|text| warn(exc::resource_warning(), &format!("unclosed transport {text}"), Some(this.obj())));
     if let Err(raised) = warned {
         raised.unraisable(this.obj());
     }

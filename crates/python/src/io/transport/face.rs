@@ -7,8 +7,7 @@ use aioxide_core::reactor::Direction;
 
 use super::{CLASS, SocketTransport, close};
 use crate::ffi::{
-    Args, ClassBuilder, Inst, Obj, Raised, Ref, Res, import_attr, int, none, str_of, string, true_,
-    tuple, utf8,
+    Args, ClassBuilder, Inst, Obj, Raised, Ref, Res, import_attr, int, none, str_of, string, true_, tuple, utf8,
 };
 use crate::objects::names::imports;
 use crate::{constructor, finalizer, getter, keywords, name, noargs, onearg, unary};
@@ -20,9 +19,7 @@ fn done(outcome: Res<()>) -> Res {
 }
 
 fn new(_class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
-    Err(Raised::type_error(
-        "a SocketTransport is made by its loop: create_connection(), create_server()",
-    ))
+    Err(Raised::type_error("a SocketTransport is made by its loop: create_connection(), create_server()"))
 }
 
 fn write(this: &This, args: Args) -> Res {
@@ -129,16 +126,9 @@ pub(super) fn repr(this: &This) -> Res {
     }
     info.push(format!("fd={}", this.fd.get()));
     let word = |polls| if polls { "polling" } else { "idle" };
-    if let (Some(reads), Some(writes)) = (
-        this.watches(Direction::Read),
-        this.watches(Direction::Write),
-    ) {
+    if let (Some(reads), Some(writes)) = (this.watches(Direction::Read), this.watches(Direction::Write)) {
         info.push(format!("read={}", word(reads)));
-        info.push(format!(
-            "write=<{}, bufsize={}>",
-            word(writes),
-            this.unsent_bytes()
-        ));
+        info.push(format!("write=<{}, bufsize={}>", word(writes), this.unsent_bytes()));
     }
     string(&format!("<{}>", info.join(" ")))
 }
@@ -189,17 +179,11 @@ pub fn build() -> Res<Ref> {
     .with_weaklist()
     .slot(pyo3_ffi::Py_tp_new, constructor!(new))
     .slot(pyo3_ffi::Py_tp_repr, unary!(SocketTransport, repr))
-    .slot(
-        pyo3_ffi::Py_tp_finalize,
-        finalizer!(SocketTransport, close::finalize),
-    );
+    .slot(pyo3_ffi::Py_tp_finalize, finalizer!(SocketTransport, close::finalize));
     let class = attributes(methods(b)).build()?;
     class.setattr(name!("_start_tls_compatible"), true_())?;
     let modes = import_attr("asyncio.constants", "_SendfileMode")?;
-    class.setattr(
-        name!("_sendfile_compatible"),
-        &*modes.getattr(name!("TRY_NATIVE"))?,
-    )?;
+    class.setattr(name!("_sendfile_compatible"), &*modes.getattr(name!("TRY_NATIVE"))?)?;
     debug_assert!(CLASS.type_object().is(&class));
     Ok(class)
 }
@@ -227,70 +211,15 @@ fn methods(b: ClassBuilder<SocketTransport>) -> ClassBuilder<SocketTransport> {
 }
 
 fn attributes(b: ClassBuilder<SocketTransport>) -> ClassBuilder<SocketTransport> {
-    b.getset(
-        c"_sock",
-        getter!(SocketTransport, sock),
-        None,
-        c"The socket; None once closed.",
-    )
-    .getset(
-        c"_sock_fd",
-        getter!(SocketTransport, sock_fd),
-        None,
-        c"Its descriptor when the transport was made.",
-    )
-    .getset(
-        c"_loop",
-        getter!(SocketTransport, event_loop),
-        None,
-        c"The loop; None once closed.",
-    )
-    .getset(
-        c"_protocol",
-        getter!(SocketTransport, get_protocol),
-        None,
-        c"The protocol; None once closed.",
-    )
-    .getset(
-        c"_server",
-        getter!(SocketTransport, server),
-        None,
-        c"The server that accepted the connection.",
-    )
-    .getset(
-        c"_extra",
-        getter!(SocketTransport, extra),
-        None,
-        c"The dict behind get_extra_info().",
-    )
-    .getset(
-        c"_closing",
-        getter!(SocketTransport, is_closing),
-        None,
-        c"Whether close() was called.",
-    )
-    .getset(
-        c"_conn_lost",
-        getter!(SocketTransport, conn_lost),
-        None,
-        c"0 while connected.",
-    )
-    .getset(
-        c"_eof",
-        getter!(SocketTransport, eof),
-        None,
-        c"Whether write_eof() was called.",
-    )
-    .getset(
-        c"_paused",
-        getter!(SocketTransport, paused),
-        None,
-        c"Whether reading is paused.",
-    )
-    .getset(
-        c"_protocol_paused",
-        getter!(SocketTransport, protocol_paused),
-        None,
-        c"Whether writing is paused.",
-    )
+    b.getset(c"_sock", getter!(SocketTransport, sock), None, c"The socket; None once closed.")
+        .getset(c"_sock_fd", getter!(SocketTransport, sock_fd), None, c"Its descriptor when the transport was made.")
+        .getset(c"_loop", getter!(SocketTransport, event_loop), None, c"The loop; None once closed.")
+        .getset(c"_protocol", getter!(SocketTransport, get_protocol), None, c"The protocol; None once closed.")
+        .getset(c"_server", getter!(SocketTransport, server), None, c"The server that accepted the connection.")
+        .getset(c"_extra", getter!(SocketTransport, extra), None, c"The dict behind get_extra_info().")
+        .getset(c"_closing", getter!(SocketTransport, is_closing), None, c"Whether close() was called.")
+        .getset(c"_conn_lost", getter!(SocketTransport, conn_lost), None, c"0 while connected.")
+        .getset(c"_eof", getter!(SocketTransport, eof), None, c"Whether write_eof() was called.")
+        .getset(c"_paused", getter!(SocketTransport, paused), None, c"Whether reading is paused.")
+        .getset(c"_protocol_paused", getter!(SocketTransport, protocol_paused), None, c"Whether writing is paused.")
 }

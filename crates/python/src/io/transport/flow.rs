@@ -39,11 +39,7 @@ impl Inst<SocketTransport> {
         let (high, low) = (limit(high)?, limit(low)?);
         let set = self.limits.borrow_mut().set(high, low);
         set.map_err(|invalid| Raised::value_error(&invalid.to_string()))?;
-        if self.event_loop.is_some() {
-            self.maybe_pause_protocol()
-        } else {
-            Ok(())
-        }
+        if self.event_loop.is_some() { self.maybe_pause_protocol() } else { Ok(()) }
     }
 
     fn report_flow(&self, raised: Raised, message: &str) -> Res<()> {

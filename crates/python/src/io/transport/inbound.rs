@@ -15,8 +15,7 @@ use aioxide_core::sys::socket;
 
 use super::SocketTransport;
 use crate::ffi::{
-    BytesWriter, Context, Inst, Obj, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_from,
-    bytes_of, str_of,
+    BytesWriter, Context, Inst, Obj, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_from, bytes_of, str_of,
 };
 use crate::io::driver::Driver;
 use crate::name;
@@ -106,9 +105,9 @@ fn not_writable(raised: Raised, buffer: &Obj) -> Raised {
     raised.forget();
     let name = buffer.class().getattr(name!("__name__"));
     match name.and_then(|n| str_of(&n)) {
-        Ok(name) => Raised::type_error(&format!(
-            "recv_into() argument 1 must be read-write bytes-like object, not {name}"
-        )),
+        Ok(name) => {
+            Raised::type_error(&format!("recv_into() argument 1 must be read-write bytes-like object, not {name}"))
+        }
         Err(raised) => raised,
     }
 }
@@ -135,9 +134,7 @@ impl Inst<SocketTransport> {
         let Some(event_loop) = self.event_loop.get() else {
             return Ok(());
         };
-        Driver::of(&event_loop).map_or(Ok(()), |d| {
-            d.unwatch(self.fd.get(), Direction::Read, self.obj())
-        })
+        Driver::of(&event_loop).map_or(Ok(()), |d| d.unwatch(self.fd.get(), Direction::Read, self.obj()))
     }
 
     /// Same as `pause_reading`: idempotent.
@@ -169,13 +166,12 @@ impl Inst<SocketTransport> {
         let Some(context) = self.inbound.context.get() else {
             return Ok(());
         };
-        Context::run(&context, || {
-            if self.protocol.is_buffered() {
-                self.read_into_protocol()
-            } else {
-                self.read_bytes()
-            }
-        })
+        Context::run(
+            &context,
+            || {
+                if self.protocol.is_buffered() { self.read_into_protocol() } else { self.read_bytes() }
+            },
+        )
     }
 
     fn read_bytes(&self) -> Res<()> {
@@ -193,9 +189,7 @@ impl Inst<SocketTransport> {
         }
         match self.protocol.data_received(&data) {
             Ok(()) => Ok(()),
-            Err(raised) => {
-                self.fatal_error(raised, "Fatal error: protocol.data_received() call failed.")
-            }
+            Err(raised) => self.fatal_error(raised, "Fatal error: protocol.data_received() call failed."),
         }
     }
 
@@ -222,10 +216,7 @@ impl Inst<SocketTransport> {
         }
         match self.protocol.buffer_updated(count) {
             Ok(()) => Ok(()),
-            Err(raised) => self.fatal_error(
-                raised,
-                "Fatal error: protocol.buffer_updated() call failed.",
-            ),
+            Err(raised) => self.fatal_error(raised, "Fatal error: protocol.buffer_updated() call failed."),
         }
     }
 
@@ -243,8 +234,7 @@ impl Inst<SocketTransport> {
         let keep_open = match self.protocol.eof_received() {
             Ok(answer) => answer,
             Err(raised) => {
-                return self
-                    .fatal_error(raised, "Fatal error: protocol.eof_received() call failed.");
+                return self.fatal_error(raised, "Fatal error: protocol.eof_received() call failed.");
             }
         };
         if keep_open.is_true()? {

@@ -38,8 +38,7 @@ use super::address;
 use super::driver::Driver;
 use super::protocol::Protocol;
 use crate::ffi::{
-    Class, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, index_value,
-    none, socket_fd,
+    Class, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, index_value, none, socket_fd,
 };
 use crate::name;
 use crate::objects::future::{Fut, State};
@@ -83,14 +82,7 @@ impl Native for SocketTransport {
     }
 
     fn traverse(&self, visit: &Visit) {
-        for slot in [
-            &self.event_loop,
-            &self.sock,
-            &self.server,
-            &self.extra,
-            &self.waiter,
-            &self.write_context,
-        ] {
+        for slot in [&self.event_loop, &self.sock, &self.server, &self.extra, &self.waiter, &self.write_context] {
             visit.slot(slot);
         }
         self.protocol.traverse(visit);
@@ -98,14 +90,7 @@ impl Native for SocketTransport {
     }
 
     fn clear(&self) {
-        for slot in [
-            &self.event_loop,
-            &self.sock,
-            &self.server,
-            &self.extra,
-            &self.waiter,
-            &self.write_context,
-        ] {
+        for slot in [&self.event_loop, &self.sock, &self.server, &self.extra, &self.waiter, &self.write_context] {
             slot.clear();
         }
         self.protocol.clear();
@@ -132,8 +117,7 @@ pub fn make(
     extra: Option<&Obj>,
     server: Option<&Obj>,
 ) -> Res<Owned<SocketTransport>> {
-    let (Some(driver), Some(scheduler)) = (Driver::of(event_loop), Scheduler::of(event_loop))
-    else {
+    let (Some(driver), Some(scheduler)) = (Driver::of(event_loop), Scheduler::of(event_loop)) else {
         return Err(Raised::type_error("the loop is not an aioxide loop"));
     };
     if cfg!(Py_3_12) {
@@ -174,22 +158,10 @@ fn describe(sock: &Obj, extra: Option<&Obj>) -> Res {
         Some(given) => given.to_ref(),
         None => dict()?,
     };
-    extra.set_item(
-        name!("socket"),
-        &*imports().transport_socket_class.call1(sock)?,
-    )?;
-    extra.set_item(
-        name!("sockname"),
-        &*address::ask(sock, name!("getsockname"))?,
-    )?;
-    if !extra
-        .call_method(name!("__contains__"), [name!("peername")])?
-        .is_true()?
-    {
-        extra.set_item(
-            name!("peername"),
-            &*address::ask(sock, name!("getpeername"))?,
-        )?;
+    extra.set_item(name!("socket"), &*imports().transport_socket_class.call1(sock)?)?;
+    extra.set_item(name!("sockname"), &*address::ask(sock, name!("getsockname"))?)?;
+    if !extra.call_method(name!("__contains__"), [name!("peername")])?.is_true()? {
+        extra.set_item(name!("peername"), &*address::ask(sock, name!("getpeername"))?)?;
     }
     Ok(extra)
 }
@@ -229,9 +201,7 @@ impl SocketTransport {
     }
 
     fn is_debug(&self) -> bool {
-        self.event_loop
-            .get()
-            .is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.debug.get()))
+        self.event_loop.get().is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.debug.get()))
     }
 }
 
@@ -250,22 +220,13 @@ impl Inst<SocketTransport> {
         };
         match outcome {
             Ok(()) => Ok(()),
-            Err(raised) => super::report_stray(
-                raised,
-                self.event_loop.get(),
-                self.obj(),
-                &format!("SocketTransport.{callback}"),
-            ),
+            Err(raised) => {
+                super::report_stray(raised, self.event_loop.get(), self.obj(), &format!("SocketTransport.{callback}"))
+            }
         }
     }
 
-    fn set_up(
-        &self,
-        scheduler: &Scheduler,
-        driver: &Driver,
-        protocol: &Obj,
-        server: Option<&Obj>,
-    ) -> Res<()> {
+    fn set_up(&self, scheduler: &Scheduler, driver: &Driver, protocol: &Obj, server: Option<&Obj>) -> Res<()> {
         self.protocol.set(protocol)?;
         if let Some(server) = server {
             server.call_method(name!("_attach"), [self.obj()])?;
@@ -291,15 +252,10 @@ impl Inst<SocketTransport> {
     fn call_soon(&self, scheduler: &Scheduler, callback: &Obj, argument: &Obj) -> Res<()> {
         let event_loop = self.event_loop()?;
         if !scheduler.direct.get() {
-            return event_loop
-                .call_method(name!("call_soon"), [callback, argument])
-                .map(drop);
+            return event_loop.call_method(name!("call_soon"), [callback, argument]).map(drop);
         }
         scheduler.check_submit()?;
-        handle::queue(
-            scheduler,
-            &Handle::new(callback, &[argument], &event_loop, None)?,
-        )
+        handle::queue(scheduler, &Handle::new(callback, &[argument], &event_loop, None)?)
     }
 
     fn on_start(&self) -> Res<()> {
@@ -311,12 +267,7 @@ impl Inst<SocketTransport> {
             _ => Ok(()),
         };
         if let Err(raised) = started {
-            super::report_stray(
-                raised,
-                self.event_loop.get(),
-                self.obj(),
-                "SocketTransport._add_reader()",
-            )?;
+            super::report_stray(raised, self.event_loop.get(), self.obj(), "SocketTransport._add_reader()")?;
         }
         waiter.map_or(Ok(()), |w| wake(&w))
     }

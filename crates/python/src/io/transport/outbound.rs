@@ -13,8 +13,8 @@ use aioxide_core::sys::socket;
 
 use super::SocketTransport;
 use crate::ffi::{
-    Context, Inst, Obj, Raised, ReadBuffer, Ref, Res, bytes_from, bytes_of, import_attr,
-    is_bytes_like, none, str_of, string,
+    Context, Inst, Obj, Raised, ReadBuffer, Ref, Res, bytes_from, bytes_of, import_attr, is_bytes_like, none, str_of,
+    string,
 };
 use crate::io::driver::Driver;
 use crate::name;
@@ -78,10 +78,7 @@ impl SocketTransport {
         }
         self.conn_lost.set(lost + 1);
         if lost >= WARN_FROM_WRITE {
-            imports().logger.call_method(
-                name!("warning"),
-                [&*string("socket.send() raised exception.")?],
-            )?;
+            imports().logger.call_method(name!("warning"), [&*string("socket.send() raised exception.")?])?;
         }
         Ok(true)
     }
@@ -106,9 +103,7 @@ impl Inst<SocketTransport> {
         let Some(event_loop) = self.event_loop.get() else {
             return Ok(());
         };
-        Driver::of(&event_loop).map_or(Ok(()), |d| {
-            d.unwatch(self.fd.get(), Direction::Write, self.obj())
-        })
+        Driver::of(&event_loop).map_or(Ok(()), |d| d.unwatch(self.fd.get(), Direction::Write, self.obj()))
     }
 
     /// Same as `write`.
@@ -133,9 +128,7 @@ impl Inst<SocketTransport> {
                 Err(raised) => return self.fatal_error(raised, SEND_FAILED),
             },
         };
-        let bytes = kept
-            .or(view.as_ref().map(ReadBuffer::as_slice))
-            .unwrap_or_default();
+        let bytes = kept.or(view.as_ref().map(ReadBuffer::as_slice)).unwrap_or_default();
         if bytes.is_empty() || self.is_lost()? {
             return Ok(());
         }
@@ -168,9 +161,7 @@ impl Inst<SocketTransport> {
             return self.write(&all);
         }
         if self.eof_written.get() {
-            return Err(Raised::runtime(
-                "Cannot call writelines() after write_eof()",
-            ));
+            return Err(Raised::runtime("Cannot call writelines() after write_eof()"));
         }
         if !lines.is_true()? || self.is_lost()? {
             return Ok(());
@@ -268,26 +259,15 @@ fn to_piece(line: Ref) -> Res<Piece> {
         Err(raised) => {
             // The text that asyncio's `memoryview(data)` has.
             raised.forget();
-            import_attr("builtins", "memoryview")?
-                .call1(&line)?
-                .call_method(name!("tobytes"), [])
-                .map(Piece)
+            import_attr("builtins", "memoryview")?.call1(&line)?.call_method(name!("tobytes"), []).map(Piece)
         }
     }
 }
 
 #[cold]
 fn not_bytes(data: &Obj) -> Raised {
-    let name = data
-        .class()
-        .getattr(name!("__name__"))
-        .and_then(|n| n.repr())
-        .and_then(|n| str_of(&n));
-    let wanted = if cfg!(Py_3_14) {
-        "bytes, bytearray, or memoryview object"
-    } else {
-        "bytes-like object"
-    };
+    let name = data.class().getattr(name!("__name__")).and_then(|n| n.repr()).and_then(|n| str_of(&n));
+    let wanted = if cfg!(Py_3_14) { "bytes, bytearray, or memoryview object" } else { "bytes-like object" };
     match name {
         Ok(name) => Raised::type_error(&format!("data argument must be a {wanted}, not {name}")),
         Err(raised) => raised,

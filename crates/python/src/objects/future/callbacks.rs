@@ -43,9 +43,7 @@ impl Callback {
             });
         }
         let (f, context) = self.to_function()?;
-        event_loop
-            .call_method_kw(name!("call_soon"), [&*f, future, &*context], kwnames!("context"))
-            .map(drop)
+        event_loop.call_method_kw(name!("call_soon"), [&*f, future, &*context], kwnames!("context")).map(drop)
     }
 
     fn to_function(&self) -> Res<(Ref, Ref)> {

@@ -3,10 +3,10 @@
 //! Every method and getset of `_asyncio.Future` is overridden here, because the base's own storage stays empty.
 
 use super::{Callback, Fut, Future, FutureLike, State, waiting};
-use crate::ffi::{Args, ClassBuilder, Context, Inst, Obj, Owned, Raised, Res, exc, int, none, str_of, string};
-use crate::objects::names::imports;
 use crate::ffi::Once;
 use crate::ffi::trampoline::{MethodId, add_method};
+use crate::ffi::{Args, ClassBuilder, Context, Inst, Obj, Owned, Raised, Res, exc, int, none, str_of, string};
+use crate::objects::names::imports;
 use crate::{constructor, finalizer, initializer, keywords, name, objarg};
 
 pub fn result<T: FutureLike>(this: &Inst<T>) -> Res {
@@ -290,13 +290,23 @@ pub fn build(offset: usize) -> Res {
     .slot(pyo3_ffi::Py_tp_new, constructor!(new))
     .slot(pyo3_ffi::Py_tp_init, initializer!(Future, init))
     .slot(pyo3_ffi::Py_tp_finalize, finalizer!(Future, finalize))
-    .method(c"cancel", keywords!(Future, cancel), c"cancel($self, /, msg=None)\n--\n\nCancel; False if it is done.");
+    .method(
+        c"cancel",
+        keywords!(Future, cancel),
+        c"cancel($self, /, msg=None)\n--\n\nCancel; False if it is done.",
+    );
     let class = crate::future_methods!(Future, b).build()?;
     // `Future.set_result(task, x)` must work on a Task, as with asyncio's classes; ours cannot derive from one another
     // (each has storage behind another base), so these two are declared for the base that both have.
     let base = &imports().c_future;
     let text = c"Finish with a result; InvalidStateError if it is done.";
     SET_RESULT.set(add_method(&class, base, c"set_result", objarg!(set_result), text)?);
-    add_method(&class, base, c"set_exception", objarg!(set_exception), c"Finish with an exception, an instance or a class.")?;
+    add_method(
+        &class,
+        base,
+        c"set_exception",
+        objarg!(set_exception),
+        c"Finish with an exception, an instance or a class.",
+    )?;
     Ok(class)
 }

@@ -107,7 +107,9 @@ fn throw(this: &Inst<FutureIter>, args: Args) -> Res {
         }
         class.to_ref()
     } else {
-        return Err(Raised::type_error("exceptions must be classes deriving BaseException or instances of such a class"));
+        return Err(Raised::type_error(
+            "exceptions must be classes deriving BaseException or instances of such a class",
+        ));
     };
     if !e.is_exception() {
         return Err(Raised::type_error("exceptions must derive from BaseException"));

@@ -81,10 +81,7 @@ fn parse(args: Args<'_>) -> Res<Parsed<'_>> {
 }
 
 fn unexpected(key: &Obj) -> Res<Raised> {
-    Ok(Raised::type_error(&format!(
-        "create_task() got an unexpected keyword argument '{}'",
-        crate::ffi::utf8(key)?
-    )))
+    Ok(Raised::type_error(&format!("create_task() got an unexpected keyword argument '{}'", crate::ffi::utf8(key)?)))
 }
 
 /// From 3.14 on the factory gets the keywords that were given, no more and no less.

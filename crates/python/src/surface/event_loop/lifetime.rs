@@ -59,10 +59,8 @@ pub fn set_debug(this: &Inst<EventLoop>, args: Args) -> Res {
     if this.scheduler.is_running() {
         // Coroutine origins are a setting of the thread that runs the loop, which may be another one.
         let track = this.obj().getattr(crate::name!("_set_coroutine_origin_tracking"))?;
-        this.obj().call_method(
-            crate::name!("call_soon_threadsafe"),
-            [&*track, this.scheduler.debug.get().into_obj()],
-        )?;
+        this.obj()
+            .call_method(crate::name!("call_soon_threadsafe"), [&*track, this.scheduler.debug.get().into_obj()])?;
     }
     Ok(none().to_ref())
 }

@@ -8,7 +8,9 @@ use aioxide_core::kernel::poll_timeout;
 use aioxide_core::sys::clock;
 
 use super::EventLoop;
-use crate::ffi::{BoolExt, Context, Inst, Obj, Raised, Ref, Res, exc, float_value, import, int, none, str_of, string, thread_ident};
+use crate::ffi::{
+    BoolExt, Context, Inst, Obj, Raised, Ref, Res, exc, float_value, import, int, none, str_of, string, thread_ident,
+};
 use crate::objects::names::imports;
 use crate::objects::scheduler::Entry;
 use crate::objects::{handle, report};
@@ -191,11 +193,7 @@ fn warn_if_slow(this: &Inst<EventLoop>, label: Res<Option<String>>, took: f64) -
     let label = label?.unwrap_or_default();
     imports().logger.call_method(
         name!("warning"),
-        [
-            &*string("Executing %s took %.3f seconds")?,
-            &*string(&label)?,
-            &*crate::ffi::float(took)?,
-        ],
+        [&*string("Executing %s took %.3f seconds")?, &*string(&label)?, &*crate::ffi::float(took)?],
     )?;
     Ok(())
 }
@@ -282,11 +280,8 @@ fn take_wakeup_fd(this: &Inst<EventLoop>) -> Res<Option<i64>> {
     let ours = i64::from(this.scheduler.pipe().writer_fd());
     let signal = import("signal")?;
     let fd = int(ours)?;
-    let old = signal.call_method_kw(
-        name!("set_wakeup_fd"),
-        [&*fd, crate::ffi::false_()],
-        kwnames!("warn_on_full_buffer"),
-    );
+    let old =
+        signal.call_method_kw(name!("set_wakeup_fd"), [&*fd, crate::ffi::false_()], kwnames!("warn_on_full_buffer"));
     match old {
         Ok(old) if crate::ffi::index_value(&old)? == -1 => Ok(Some(ours)),
         Ok(old) => {

@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{Task, registry, step, task_of};
 use crate::ffi::asyncio_layout::TASK;
 use crate::ffi::{
-    Args, Native, ClassBuilder, Context, Inst, Obj, Owned, Raised, Ref, Res, exc, import_attr, int, none, str_of, string,
+    Args, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, exc, import_attr, int, none, str_of,
+    string,
 };
 use crate::objects::future::callbacks::{TASK_HOOKS, TaskHooks};
 use crate::objects::future::{default_loop, register_task_class};
 use crate::objects::names::imports;
 use crate::objects::report::Report;
 use crate::objects::scheduler::Scheduler;
-use crate::{constructor, finalizer, future_methods, getter, initializer, keywords, kwnames, name, noargs, onearg, setter};
+use crate::{
+    constructor, finalizer, future_methods, getter, initializer, keywords, kwnames, name, noargs, onearg, setter,
+};
 
 /// The last number of a default name, for all threads. Changed by attached threads only, so it needs no atomic addition.
 static NUMBER: AtomicU64 = AtomicU64::new(0);

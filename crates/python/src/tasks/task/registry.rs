@@ -95,7 +95,11 @@ fn withdraw_published(scheduler: &Scheduler, event_loop: &Obj) {
     #[cfg(not(Py_3_14))]
     {
         let _ = none;
-        crate::ffi::current_task::dict_discard_known_hash(&REGISTRY.get().current, event_loop, scheduler.loop_hash.get());
+        crate::ffi::current_task::dict_discard_known_hash(
+            &REGISTRY.get().current,
+            event_loop,
+            scheduler.loop_hash.get(),
+        );
     }
 }
 

@@ -4,12 +4,12 @@
 
 use super::{Inst, Task, registry};
 use crate::ffi::send::Step;
+use crate::ffi::trampoline::Definition;
 use crate::ffi::{Context, Obj, Raised, Ref, Res, exc, none, str_of, string};
 use crate::objects::future::Fut;
 use crate::objects::names::imports;
 use crate::objects::scheduler::{Entry, Scheduler};
 use crate::{definition_noargs, kwnames, name};
-use crate::ffi::trampoline::Definition;
 
 /// `task.__step`, for loops that are not ours.
 static STEP: Definition = definition_noargs!(c"TaskStepMethWrapper", step_by_call);
@@ -258,4 +258,3 @@ fn throw_by_call(task: &Obj, e: &Obj) -> Res {
     }
     Ok(none().to_ref())
 }
-
