@@ -456,8 +456,9 @@ def test_iterating_by_hand(new_loop):
     with pytest.raises(ValueError):
         iter(future).throw(ValueError())
     iterator.close()
-    with pytest.raises(StopIteration):
-        next(iterator)
+    if isinstance(future, aioxide.Future):  # CPython 3.14.8's own iterator crashes the interpreter here
+        with pytest.raises(StopIteration):
+            next(iterator)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,10 @@ pub trait Native: Sized + 'static {
     fn traverse(&self, _visit: &Visit) {}
     /// Drop the references that can be part of a cycle.
     fn clear(&self) {}
+    /// Last words of an instance that nobody refers to, after its finalizer, which a subclass's `__del__` may have replaced.
+    /// Must not make new references to it.
+    const HAS_FAREWELL: bool = false;
+    fn farewell(_this: &Inst<Self>) {}
     /// Would the class's own finalizer do anything? Asked before it is called for an object that nobody refers to.
     fn needs_finalizer(&self) -> bool {
         true

@@ -124,6 +124,9 @@ unsafe fn destroy<T: Native>(o: *mut c::PyObject) {
         if class.weaklist.get() != 0 && !(*field(o, class.weaklist.get() as usize)).is_null() {
             c::PyObject_ClearWeakRefs(o);
         }
+        if T::HAS_FAREWELL {
+            say_farewell::<T>(o);
+        }
         ptr::drop_in_place(value);
         clear_base(class, o);
         if !class.keep_spare(o, type_, gc) {
@@ -133,4 +136,40 @@ unsafe fn destroy<T: Native>(o: *mut c::PyObject) {
         }
         c::Py_DECREF(type_.cast());
     }
+}
+
+/// Let a dying instance call into Python once more: it needs a reference count to be passed as an argument.
+///
+/// # Safety
+/// `o` is an untracked instance that nobody refers to.
+unsafe fn say_farewell<T: Native>(o: *mut c::PyObject) {
+    // SAFETY: the caller's promise; the count is 0 before and after.
+    unsafe {
+        set_refcount(o, 1);
+        super::Raised::aside(|| {
+            super::trampoline::guarded((), || {
+                T::farewell(inst::<T>(o));
+                Ok(())
+            });
+            if let Some(raised) = super::Raised::occurred() {
+                raised.forget();
+            }
+        });
+        set_refcount(o, 0);
+    }
+}
+
+#[cfg(Py_3_14)]
+unsafe fn set_refcount(o: *mut c::PyObject, n: isize) {
+    unsafe extern "C" {
+        // Exported since 3.13 for Py_SET_REFCNT; not declared by pyo3-ffi.
+        fn _Py_SetRefcnt(o: *mut c::PyObject, n: isize);
+    }
+    // SAFETY: the caller owns the object.
+    unsafe { _Py_SetRefcnt(o, n) }
+}
+
+#[cfg(not(Py_3_14))]
+unsafe fn set_refcount(_: *mut c::PyObject, _: isize) {
+    // No class says farewell before 3.14.
 }

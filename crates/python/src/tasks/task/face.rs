@@ -82,8 +82,8 @@ fn start_eagerly(task: &Inst<Task>, event_loop: &Obj) -> Res<()> {
     let context = task.context().unwrap_or(none()).to_ref();
     registry::with_current(event_loop, task.obj(), || Context::run(&context, || step::advance(task, None)))?;
     if !task.future.is_pending() {
-        // The coroutine is done; only its outcome is of interest.
-        task.set_coro(None);
+        // The coroutine is done; only its outcome is of interest. None, because 3.12's get_coro takes the field for filled.
+        task.set_coro(Some(none().to_ref()));
     }
     Ok(())
 }

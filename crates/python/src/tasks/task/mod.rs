@@ -60,6 +60,15 @@ impl Native for Task {
         self.waiter.clear();
     }
 
+    // The interpreter's list of tasks (3.14+) holds addresses: a task must have left it before its memory goes, also if a
+    // subclass's `__del__` kept our finalizer from running.
+    const HAS_FAREWELL: bool = cfg!(Py_3_14);
+    fn farewell(this: &Inst<Self>) {
+        if let Err(raised) = registry::unregister(this) {
+            raised.forget();
+        }
+    }
+
     fn needs_finalizer(&self) -> bool {
         self.future.is_pending() || self.future.log_traceback.get() || self.place.get() != registry::Place::Nowhere
     }
