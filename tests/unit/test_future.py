@@ -6,6 +6,7 @@ import concurrent.futures
 import contextvars
 import copy
 import gc
+import inspect
 import pickle
 import sys
 import threading
@@ -31,7 +32,7 @@ def test_a_native_future_is_asyncios(new_loop):
     future = loop.create_future()
     assert isinstance(future, asyncio.Future) and isinstance(future, _asyncio.Future)
     assert asyncio.isfuture(future) and asyncio.ensure_future(future) is future
-    assert not asyncio.iscoroutine(future) and not asyncio.iscoroutinefunction(future)
+    assert not asyncio.iscoroutine(future) and not inspect.iscoroutinefunction(future)
     assert not hasattr(future, "send")
     assert future.get_loop() is loop and future._loop is loop
 

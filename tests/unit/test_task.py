@@ -4,7 +4,6 @@ import _asyncio
 import asyncio
 import contextvars
 import gc
-import subprocess
 import sys
 import threading
 import types
@@ -18,7 +17,6 @@ VAR = contextvars.ContextVar("VAR", default="unset")
 TASKS = {"loops": None, "c": _asyncio.Task, "native": aioxide.Task}
 
 needs_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in 3.11")
-needs_3_12 = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in 3.12")
 
 
 @pytest.fixture(params=TASKS)
@@ -261,91 +259,6 @@ def test_a_name_is_made_a_str(new_loop, make_task, name):
     task.set_name(8)
     assert task.get_name() == "8"
     loop.run_until_complete(task)
-
-
-# --- eager ---------------------------------------------------------------------------------------------------
-
-
-@needs_3_12
-@pytest.mark.parametrize("cls", [aioxide.Task, _asyncio.Task], ids=["native", "c"])
-def test_eager_tasks_of_both_kinds_mix(new_loop, cls):
-    loop = new_loop()
-    loop.set_task_factory(asyncio.create_eager_task_factory(cls))
-    order = []
-
-    async def child(i):
-        order.append(("starts", i))
-        if i % 2:
-            await asyncio.sleep(0)
-        order.append(("ends", i))
-        return i
-
-    async def main():
-        me = asyncio.current_task()
-        tasks = [asyncio.create_task(child(i), name=f"child {i}") for i in range(3)]
-        assert [task.get_name() for task in tasks] == ["child 0", "child 1", "child 2"]
-        assert asyncio.current_task() is me
-        assert [task.done() for task in tasks] == [True, False, True]
-        assert order == [
-            ("starts", 0),
-            ("ends", 0),
-            ("starts", 1),
-            ("starts", 2),
-            ("ends", 2),
-        ]
-        assert asyncio.all_tasks() == {me, tasks[1]}
-        assert await asyncio.gather(*tasks) == [0, 1, 2]
-
-    loop.run_until_complete(main())
-
-
-@needs_3_12
-def test_an_eager_task_that_fails_at_once_is_reported_if_nobody_asks(new_loop, reports):
-    loop = new_loop()
-
-    async def fail():
-        raise ValueError("planted")
-
-    async def main():
-        task = aioxide.Task(fail(), loop=loop, eager_start=True)
-        assert task.done() and task.get_coro() is None
-        del task
-        gc.collect()
-
-    loop.run_until_complete(main())
-    assert reports.take() == [("Task exception was never retrieved", ValueError)]
-
-
-@needs_3_12
-def test_eager_tasks_nest(new_loop):
-    loop = new_loop()
-
-    async def nested(n):
-        if n == 0:
-            await asyncio.sleep(0)
-            return 0
-        return 1 + await aioxide.Task(nested(n - 1), loop=loop, eager_start=True)
-
-    assert loop.run_until_complete(nested(30)) == 30
-
-
-@needs_3_12
-def test_a_keyboard_interrupt_in_an_eager_start_comes_out_of_it(new_loop, reports):
-    loop = new_loop()
-
-    async def interrupted():
-        raise KeyboardInterrupt
-
-    async def main():
-        me = asyncio.current_task()
-        with pytest.raises(KeyboardInterrupt):
-            aioxide.Task(interrupted(), loop=loop, eager_start=True)
-        assert asyncio.current_task() is me
-        await asyncio.sleep(0)
-
-    loop.run_until_complete(main())
-    gc.collect()
-    assert reports.take() == [("Task exception was never retrieved", KeyboardInterrupt)]
 
 
 # --- exits -----------------------------------------------------------------------------------------------------
@@ -616,103 +529,3 @@ def test_a_hostile_future_does_not_end_the_loop(new_loop, reports, make_task, fa
     gc.collect()
     assert asyncio.all_tasks(loop) == set()
     assert [exception for _, exception in reports.take()] == [KeyError]
-
-
-# --- deep nesting ----------------------------------------------------------------------------------------------------
-
-DEEP_AWAITS = """
-import asyncio, sys
-import aioxide
-
-async def nested(n):
-    if n == 0:
-        return await last(n)
-    return await nested(n - 1)
-
-async def sleeps(n):
-    await asyncio.sleep(0)
-
-async def at_once(n):
-    return n
-
-class Chain:
-    def __init__(self, inner): self.inner = inner
-    def __await__(self): return self.inner.__await__() if self.inner else iter(())
-
-async def wraps(n):
-    inner = None
-    for _ in range(n):
-        inner = Chain(inner)
-    await inner
-
-def coroutines_made_outside(n):
-    async def one(inner):
-        if inner is None:
-            await asyncio.sleep(0)
-        else:
-            await inner
-    inner = None
-    for _ in range(n):
-        inner = one(inner)
-    return inner
-
-what, loop_name = sys.argv[1:]
-loop = aioxide.new_event_loop() if loop_name == "aioxide" else asyncio.SelectorEventLoop()
-last = {"at_once": at_once}.get(what, sleeps)
-coro = {"wraps": wraps, "outside": coroutines_made_outside}.get(what, nested)(100_000)
-task = loop.create_task(coro) if asyncio.iscoroutine(coro) else coro
-try:
-    loop.run_until_complete(task)
-    print("done")
-except RecursionError:
-    print("RecursionError")
-async def one(): return 1
-assert loop.run_until_complete(one()) == 1
-loop.close()
-"""
-
-
-@pytest.mark.parametrize("what", ["sleeps", "at_once", "wraps"])
-def test_100000_awaits_deep_is_a_recursion_error(loop_name, what):
-    run = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", DEEP_AWAITS, what, loop_name],
-        capture_output=True, text=True, timeout=50,
-    )  # fmt: skip
-    assert (run.returncode, run.stdout) == (0, "RecursionError\n"), run.stderr[-2000:]
-
-
-DEEP_TASKS = """
-import asyncio, sys
-import aioxide
-N = 100_000
-
-async def wait(x):
-    return await x
-
-loop = aioxide.new_event_loop()
-first = task = loop.create_future()
-tasks = []
-for _ in range(N):
-    task = loop.create_task(wait(task))
-    tasks.append(task)
-loop.call_soon(loop.stop); loop.run_forever()
-loop.call_soon(loop.stop); loop.run_forever()
-try:
-    print("cancelled", task.cancel())
-except RecursionError:
-    print("RecursionError")
-first.cancel()
-try:
-    loop.run_until_complete(task)
-except asyncio.CancelledError:
-    print("done")
-loop.close()
-"""
-
-
-def test_cancelling_a_chain_of_100000_tasks_does_not_overflow_the_stack():
-    run = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", DEEP_TASKS], capture_output=True, text=True, timeout=50
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert run.stdout.split()[-1] == "done"
