@@ -55,7 +55,7 @@ test-rust: ## The core's tests, without an interpreter
 
 test-python: dev ## Unit tests, tour, nativeness gate and conformance
 	@$(PY) -m pytest -q
-	@$(PY) tests/conformance/run.py -j $(JOBS) --groups tasks,futures,runners,sync,timeouts,context,loop
+	@$(PY) tests/conformance/run.py -j $(JOBS)
 
 conformance: dev ## CPython's own asyncio tests, all groups
 	@$(PY) tests/conformance/run.py -j $(JOBS)

@@ -540,14 +540,8 @@ def test_a_loop_that_is_never_closed_does_not_crash_at_exit():
     assert out == "end\n"
 
 
-@pytest.mark.parametrize(
-    "delay",
-    [
-        0.001,
-        # CPython ends such a thread by pthread_exit(), which unwinds through native frames; 3.14 lets it hang instead.
-        pytest.param(0, marks=pytest.mark.xfail(sys.version_info < (3, 14), reason="docs/differences.md")),
-    ],
-)
+# Up to 3.13 CPython ends such a thread by pthread_exit(), which unwinds through native frames (ffi/unwind.rs).
+@pytest.mark.parametrize("delay", [0.001, 0])
 def test_the_interpreter_may_end_while_a_daemon_thread_runs_a_loop(delay):
     out = in_child(f"""
         import aioxide, threading, asyncio

@@ -7,6 +7,7 @@ use pyo3_ffi as c;
 use super::error::Res;
 use super::object::{Obj, Ref};
 use super::text::intern;
+use super::unwind;
 
 /// Tells the callee that it may use the slot before the first argument.
 const OFFSET: usize = 1 << (usize::BITS - 1);
@@ -15,7 +16,7 @@ impl Obj {
     #[inline]
     pub fn call0(&self) -> Res {
         // SAFETY: live objects; no arguments.
-        unsafe { Ref::from_owned(c::PyObject_CallNoArgs(self.as_ptr())) }
+        unsafe { Ref::from_owned(unwind::PyObject_CallNoArgs(self.as_ptr())) }
     }
 
     #[inline]
@@ -35,7 +36,7 @@ impl Obj {
         // SAFETY: live objects; the word before args[0] is ours to lend.
         unsafe {
             let first = (&raw mut f).cast::<*mut c::PyObject>().add(1);
-            Ref::from_owned(c::PyObject_Vectorcall(self.as_ptr(), first, N | OFFSET, ptr::null_mut()))
+            Ref::from_owned(unwind::PyObject_Vectorcall(self.as_ptr(), first, N | OFFSET, ptr::null_mut()))
         }
     }
 
@@ -46,7 +47,7 @@ impl Obj {
         // spare word before the first argument if it uses it (PEP 590), so a shared borrow of it is enough.
         unsafe {
             let first = v.words().as_ptr().add(1).cast::<*mut c::PyObject>();
-            Ref::from_owned(c::PyObject_Vectorcall(self.as_ptr(), first, v.n | OFFSET, ptr::null_mut()))
+            Ref::from_owned(unwind::PyObject_Vectorcall(self.as_ptr(), first, v.n | OFFSET, ptr::null_mut()))
         }
     }
 
@@ -55,7 +56,7 @@ impl Obj {
         let nkw = names.tuple_items().len();
         // SAFETY: `&Obj` has the layout of a pointer; live objects; `names` is a tuple of str.
         unsafe {
-            Ref::from_owned(c::PyObject_Vectorcall(
+            Ref::from_owned(unwind::PyObject_Vectorcall(
                 self.as_ptr(),
                 args.as_ptr().cast(),
                 args.len() - nkw,
@@ -66,14 +67,18 @@ impl Obj {
 
     pub fn call_tuple(&self, args: &Obj) -> Res {
         // SAFETY: live objects; PyObject_CallObject checks that it is a tuple.
-        unsafe { Ref::from_owned(c::PyObject_CallObject(self.as_ptr(), args.as_ptr())) }
+        unsafe { Ref::from_owned(unwind::PyObject_CallObject(self.as_ptr(), args.as_ptr())) }
     }
 
     /// `self(*args, **kwargs)`.
     pub fn call_dict(&self, args: &Obj, kwargs: Option<&Obj>) -> Res {
         // SAFETY: live objects; a tuple, and a dict or NULL.
         unsafe {
-            Ref::from_owned(c::PyObject_Call(self.as_ptr(), args.as_ptr(), kwargs.map_or(ptr::null_mut(), Obj::as_ptr)))
+            Ref::from_owned(unwind::PyObject_Call(
+                self.as_ptr(),
+                args.as_ptr(),
+                kwargs.map_or(ptr::null_mut(), Obj::as_ptr),
+            ))
         }
     }
 
@@ -89,7 +94,7 @@ impl Obj {
         // SAFETY: live objects, laid out as self followed by the arguments.
         unsafe {
             let first = (&raw const f).cast::<*mut c::PyObject>();
-            Ref::from_owned(c::PyObject_VectorcallMethod(name.as_ptr(), first, N + 1, ptr::null_mut()))
+            Ref::from_owned(unwind::PyObject_VectorcallMethod(name.as_ptr(), first, N + 1, ptr::null_mut()))
         }
     }
 
@@ -100,7 +105,9 @@ impl Obj {
         v.push(self.as_ptr());
         v.extend(args.iter().map(|a| a.as_ptr()));
         // SAFETY: live objects, laid out as self followed by the arguments.
-        unsafe { Ref::from_owned(c::PyObject_VectorcallMethod(name.as_ptr(), v.as_ptr(), N + 1 - nkw, names.as_ptr())) }
+        unsafe {
+            Ref::from_owned(unwind::PyObject_VectorcallMethod(name.as_ptr(), v.as_ptr(), N + 1 - nkw, names.as_ptr()))
+        }
     }
 }
 

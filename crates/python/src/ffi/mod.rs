@@ -33,6 +33,7 @@ mod socket_fd;
 mod text;
 pub mod trampoline;
 mod trash;
+mod unwind;
 
 pub use args::Args;
 pub use borrowed::BorrowedSet;

@@ -6,6 +6,7 @@ use pyo3_ffi as c;
 
 use super::error::{Raised, Res, exc};
 use super::object::{Obj, Ref, none};
+use super::unwind;
 
 /// What a step of a coroutine came to.
 pub enum Step {
@@ -28,7 +29,7 @@ impl Obj {
         let mut out = ptr::null_mut();
         // SAFETY: live objects; `out` receives a reference of ours.
         unsafe {
-            match c::PyIter_Send(self.as_ptr(), value.as_ptr(), &raw mut out) {
+            match unwind::PyIter_Send(self.as_ptr(), value.as_ptr(), &raw mut out) {
                 c::PySendResult::PYGEN_NEXT => Step::Yielded(Ref::from_new(out)),
                 c::PySendResult::PYGEN_RETURN => Step::Returned(Ref::from_new(out)),
                 c::PySendResult::PYGEN_ERROR => Step::Raised(Raised::witness()),
