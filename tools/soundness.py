@@ -20,6 +20,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -240,6 +241,8 @@ def main():
     parser.add_argument("--only", metavar="A,B", default="", help=f"only these of {', '.join(STEPS)}")
     parser.add_argument("-j", dest="jobs", type=int, default=2, metavar="N", help="test modules at a time")
     options = parser.parse_args()
+    # A background job starts with SIGINT ignored, which its children inherit; the tests of Ctrl-C would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options.prefix = options.prefix.absolute()
     chosen = [name for name in options.only.split(",") if name] or list(STEPS)
     for name in chosen:
