@@ -231,6 +231,7 @@ pub fn repr<T: FutureLike>(this: &Inst<T>) -> Res {
 
 fn init(this: &Inst<Future>, args: Args) -> Res<()> {
     let [event_loop] = args.bind("Future", ["loop"], 0, 0)?;
+    Fut::from_inst(this).refuse_second_init()?;
     Fut::from_inst(this).init(event_loop)
 }
 

@@ -190,6 +190,15 @@ impl<'a> Fut<'a> {
         if self.core.event_loop.is_some() { Ok(()) } else { self.event_loop().map(drop) }
     }
 
+    /// From 3.15 on `__init__` of a future that is initialised raises RuntimeError; before, it resets it.
+    pub fn refuse_second_init(self) -> Res<()> {
+        if cfg!(Py_3_15) && self.core.event_loop.is_some() {
+            let class = str_of(&*self.obj.class().getattr(name!("__name__"))?)?;
+            return Err(Raised::runtime(&format!("{class} object is already initialized")));
+        }
+        Ok(())
+    }
+
     /// `__init__`: also resets a future that is initialised once more.
     pub fn init(self, event_loop: Option<&Obj>) -> Res<()> {
         let event_loop = match event_loop.filter(|l| !l.is_none()) {

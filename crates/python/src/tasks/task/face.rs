@@ -49,6 +49,11 @@ fn initialise(task: &Inst<Task>, event_loop: &Obj, coro: &Obj, options: Options<
         return Err(Raised::type_error(&format!("a coroutine was expected, got {}", str_of(&*coro.repr()?)?)));
     }
     let context = match options.context.filter(|c| !c.is_none()) {
+        // gh-157301: before 3.15 such a task fails at its first step.
+        Some(c) if cfg!(Py_3_15) && !Context::is_context(c) => {
+            let class = str_of(&*c.class().getattr(name!("__name__"))?)?;
+            return Err(Raised::type_error(&format!("a contextvars.Context was expected, got {class}")));
+        }
         Some(c) => c.to_ref(),
         None => Context::copy_current()?,
     };
@@ -127,6 +132,7 @@ fn init(this: &Inst<Task>, args: Args) -> Res<()> {
         Some(e) => e.is_true()?,
         None => false,
     };
+    this.as_future().refuse_second_init()?;
     registry::unregister(this)?;
     initialise(this, &event_loop, coro, Options { name, context, eager_start })
 }
