@@ -33,6 +33,8 @@ VENV = TARGET / "venv"
 GROUPS = "tasks,futures,loop,runners,sync,timeouts,context"
 MODEL_CASES = 20_000
 VALGRIND_CASES = 20
+#: These run programs that import third-party packages.
+NEED_PACKAGES = {"test_apps", "test_tour"}
 #: Under the names that tests import.
 IMPORTED_AS = {"beautifulsoup4": "bs4", "python-multipart": "multipart"}
 
@@ -151,7 +153,7 @@ def unit():
     foreign = re.compile(r"\b(" + "|".join(IMPORTED_AS.get(name, name) for name in sorted(foreign)) + r")\b")
     folders = [ROOT / "tests" / "unit", ROOT / "tests" / "integration"]
     files = sorted(file for folder in folders for file in folder.glob("test_*.py"))
-    skipped = [file for file in files if foreign.search(file.read_text()) or file.stem == "test_tour"]
+    skipped = [file for file in files if foreign.search(file.read_text()) or file.stem in NEED_PACKAGES]
     say(f"{len(files) - len(skipped)} files; without {', '.join(file.name for file in skipped) or 'exception'}")
     run(
         [venv_python(), "-m", "pytest", "--timeout=300", *(f for f in files if f not in skipped)],
