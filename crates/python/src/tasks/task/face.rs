@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{Task, registry, step, task_of};
 use crate::ffi::asyncio_layout::TASK;
 use crate::ffi::{
-    Args, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, exc, import_attr, int, none, str_of,
+    Args, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, exc, import_attr, int, int_u64, none, str_of,
     string,
 };
 use crate::objects::future::callbacks::{TASK_HOOKS, TaskHooks};
@@ -66,6 +66,9 @@ fn initialise(task: &Inst<Task>, event_loop: &Obj, coro: &Obj, options: Options<
     task.set_coro(Some(coro.to_ref()));
     match options.name.filter(|n| !n.is_none()) {
         Some(n) => task.set_name(text_of(n)?),
+        // The interpreter's own form of a default name (3.12+): its number, made a text when somebody asks. C code and
+        // inspectors that read the base's slot know it.
+        None if cfg!(Py_3_12) => task.set_name(int_u64(next_number())?),
         None => task.number.set(next_number()),
     }
     registry::register(task)?;

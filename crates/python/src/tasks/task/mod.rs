@@ -27,7 +27,7 @@ pub use step::{step, step_in_current_context};
 pub use wakeup::wakeup;
 
 use crate::ffi::asyncio_layout::TASK;
-use crate::ffi::{Class, Inst, Native, Obj, Raised, Ref, Res, Slot, Visit, string};
+use crate::ffi::{Class, Inst, Native, Obj, Raised, Ref, Res, Slot, Visit, str_of, string};
 use crate::objects::future::{Fut, FutureCore, FutureLike};
 
 #[repr(C)]
@@ -37,7 +37,7 @@ pub struct Task {
     pub must_cancel: Cell<bool>,
     pub log_destroy_pending: Cell<bool>,
     pub cancels_requested: Cell<i32>,
-    /// Number for the default name `Task-N`, which is only made when somebody asks.
+    /// Number for the default name `Task-N`, which is only made when somebody asks (up to 3.11; later it is in the slot).
     pub number: Cell<u64>,
     /// Where the registry keeps it.
     pub place: Cell<registry::Place>,
@@ -130,10 +130,11 @@ impl Inst<Task> {
 
     /// The name; `Task-N` is made on demand.
     pub fn name(&self) -> Res {
-        if let Some(name) = TASK.get(self.obj(), &TASK.name) {
-            return Ok(name.to_ref());
-        }
-        let name = string(&format!("Task-{}", self.number.get()))?;
+        let name = match TASK.get(self.obj(), &TASK.name) {
+            Some(number) if number.is_long() => string(&format!("Task-{}", str_of(number)?))?,
+            Some(name) => return Ok(name.to_ref()),
+            None => string(&format!("Task-{}", self.number.get()))?,
+        };
         self.set_name(name.clone());
         Ok(name)
     }
