@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{Task, registry, step, task_of};
 use crate::ffi::asyncio_layout::TASK;
 use crate::ffi::{
-    Args, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, exc, import_attr, int, int_u64, none, str_of,
-    string,
+    Args, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, exc, import_attr, int, int_u64, none,
+    str_of, string,
 };
 use crate::objects::future::callbacks::{TASK_HOOKS, TaskHooks};
 use crate::objects::future::{default_loop, register_task_class};
