@@ -150,6 +150,11 @@ impl Vector {
         self.n
     }
 
+    /// References of one's own to the arguments.
+    pub fn to_refs(&self) -> Vec<Ref> {
+        self.iter().cloned().collect()
+    }
+
     pub fn to_tuple(&self) -> Res {
         let items: Vec<&Obj> = self.iter().map(|r| &**r).collect();
         Obj::tuple_of(&items)

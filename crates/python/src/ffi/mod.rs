@@ -45,7 +45,7 @@ pub use context::Context;
 pub use error::{Raised, Res, exc, warn};
 pub use gil::{CrossThread, check_signals, detached, is_main_interpreter, thread_ident};
 pub use number::{float, float_value, index_value, int, int_u64};
-pub use object::{BoolExt, Obj, Ref, Slot, dict, false_, list, none, not_implemented, true_, tuple};
+pub use object::{BoolExt, Obj, Ref, Slot, dict, false_, list, none, not_implemented, true_, tuple, tuple_of_refs};
 pub use once::{Name, Once};
 pub use socket_fd::{probe_socket_layout, socket_fd};
 pub use text::{intern, str_of, string, utf8};

@@ -406,6 +406,12 @@ pub fn tuple<const N: usize>(items: [&Obj; N]) -> Res {
     tuple_from(&items)
 }
 
+/// A tuple of owned items.
+pub fn tuple_of_refs(items: &[Ref]) -> Res {
+    let items: Vec<&Obj> = items.iter().map(|r| &**r).collect();
+    tuple_from(&items)
+}
+
 fn tuple_from(items: &[&Obj]) -> Res {
     // SAFETY: PyTuple_SET_ITEM steals a fresh reference into a fresh tuple.
     unsafe {

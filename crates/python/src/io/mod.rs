@@ -50,6 +50,12 @@ fn finally(first: Res<()>, then: impl FnOnce() -> Res<()>) -> Res<()> {
     };
     let exception = raised.take();
     if let Err(second) = then() {
+        if second.is_exit() {
+            // What ends the program must not be lost; as in try/finally, the first error is its context.
+            let exit = second.take();
+            exit.set_context(exception);
+            return Err(Raised::raise(exit));
+        }
         second.forget();
     }
     Err(Raised::raise(exception))

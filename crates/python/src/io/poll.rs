@@ -95,7 +95,8 @@ fn wait(scheduler: &Scheduler, poller: Poller, events: &mut Vec<Event>, timeout:
         return poller.wait(events, timeout);
     }
     let inbox = scheduler.inbox();
-    if !inbox.prepare_sleep() {
+    // Work that is ready must never wait for an event, whatever was decided before.
+    if scheduler.ready_len() != 0 || !inbox.prepare_sleep() {
         return poller.wait(events, Some(Duration::ZERO));
     }
     let outcome = detached(|| poller.wait(events, timeout));

@@ -19,7 +19,7 @@ use super::names::imports;
 use super::scheduler::{Entry, Scheduler};
 use crate::ffi::{
     Args, Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Vector, Visit, exc, float,
-    none, not_implemented, str_of, string,
+    none, not_implemented, str_of, string, tuple_of_refs,
 };
 use crate::{constructor, getter, hasher, initializer, name, noargs, richcompare, unary};
 
@@ -365,8 +365,10 @@ fn callback(this: &Inst<Handle>) -> Res {
 }
 
 fn call_args(this: &Inst<Handle>) -> Res {
-    match &*this.payload.borrow() {
-        Some(p) => p.args.to_tuple(),
+    // Making a tuple may run the collector, and that any code: not under the borrow.
+    let args = this.payload.borrow().as_ref().map(|p| p.args.to_refs());
+    match args {
+        Some(args) => tuple_of_refs(&args),
         None => Ok(none().to_ref()),
     }
 }
@@ -411,9 +413,9 @@ fn repr(this: &Inst<Handle>) -> Res {
     if is_timer {
         info.push(format!("when={}", str_of(&*float(this.when.get())?.repr()?)?));
     }
-    let parts = this.payload.borrow().as_ref().map(|p| (p.callback.clone(), p.args.to_tuple()));
+    let parts = this.payload.borrow().as_ref().map(|p| (p.callback.clone(), p.args.to_refs()));
     if let Some((callback, args)) = parts {
-        info.push(format_callback(&callback, &*args?)?);
+        info.push(format_callback(&callback, &*tuple_of_refs(&args)?)?);
     }
     if let Some(tb) = this.source_traceback.get().filter(|tb| !tb.is_none()) {
         let n = tb.len()?;

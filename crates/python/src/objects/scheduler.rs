@@ -251,6 +251,10 @@ impl Scheduler {
 
     #[cold]
     fn move_inbox(&self) {
+        // Another thread that misuses `call_soon` must not take what wakes the sleeping owner.
+        if self.owner.get() != 0 && self.owner.get() != thread_ident() {
+            return;
+        }
         let mut arrived = Vec::new();
         self.inbox.drain_into(&mut arrived);
         let mut ready = self.ready.borrow_mut();

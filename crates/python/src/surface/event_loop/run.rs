@@ -42,15 +42,15 @@ fn turn(this: &Inst<EventLoop>) -> Res<()> {
     let scheduler = &this.scheduler;
     scheduler.sweep_timers();
 
-    // Wait for events.
+    // Wait for events. First what may run code: dropping the last reference to a task (the registry must not keep it while
+    // we wait), and a clock of the program's own. What they queue is seen by the decisions after them.
+    if scheduler.ready_len() == 0 {
+        registry::withdraw(scheduler, this.obj());
+    }
+    let now = if scheduler.ready_len() == 0 && scheduler.next_deadline().is_some() { time(this)? } else { 0.0 };
     let idle = scheduler.ready_len() == 0;
     let stopping = this.stopping.get();
     if this.rule.borrow().must_poll(idle, stopping) {
-        let now = if idle && scheduler.next_deadline().is_some() { time(this)? } else { 0.0 };
-        if idle {
-            // Nobody runs while we wait, and the registry must not keep the last task alive.
-            registry::withdraw(scheduler, this.obj());
-        }
         this.driver.poll(scheduler, poll_timeout(idle, stopping, scheduler.next_deadline(), now))?;
         this.rule.borrow_mut().polled();
     }
@@ -166,7 +166,8 @@ fn run_in_debug_mode(this: &Inst<EventLoop>, n: usize) -> Res<()> {
             }
             Entry::Native(work, _) => Some(work.clone()),
         };
-        let label = subject.as_deref().map(describe).transpose();
+        // Now, because a handle lets go of its callback when it has run. A repr that raises must not leave its error behind.
+        let label = subject.as_deref().and_then(|s| describe(s).map_err(Raised::forget).ok());
         let started = clock::monotonic_s();
         let r = execute(this, entry);
         let took = clock::monotonic_s() - started;
@@ -182,15 +183,12 @@ fn describe(o: &Obj) -> Res<String> {
     str_of(&*o.repr()?)
 }
 
-fn warn_if_slow(this: &Inst<EventLoop>, label: Res<Option<String>>, took: f64) -> Res<()> {
+fn warn_if_slow(this: &Inst<EventLoop>, label: Option<String>, took: f64) -> Res<()> {
     let limit = float_value(&*this.obj().getattr(name!("slow_callback_duration"))?)?;
     if took < limit {
-        if let Err(e) = label {
-            e.forget();
-        }
         return Ok(());
     }
-    let label = label?.unwrap_or_default();
+    let label = label.unwrap_or_default();
     imports().logger.call_method(
         name!("warning"),
         [&*string("Executing %s took %.3f seconds")?, &*string(&label)?, &*crate::ffi::float(took)?],
@@ -219,51 +217,73 @@ pub fn is_running(this: &Inst<EventLoop>) -> Res {
 /// What holds while the loop runs: the thread's running loop, hooks for asynchronous generators, signals that wake it.
 struct Running<'a> {
     this: &'a Inst<EventLoop>,
-    old_hooks: Ref,
+    old_hooks: Option<Ref>,
     wakeup_fd: Option<i64>,
 }
 
 impl<'a> Running<'a> {
     fn start(this: &'a Inst<EventLoop>) -> Res<Running<'a>> {
-        let me = this.obj();
-        me.call_method(name!("_set_coroutine_origin_tracking"), [this.scheduler.debug.get().into_obj()])?;
+        let mut running = Running { this, old_hooks: None, wakeup_fd: None };
+        match running.enter() {
+            Ok(()) => Ok(running),
+            Err(raised) => Err(running.end(Err(raised)).err().unwrap_or_else(|| Raised::runtime("cannot start"))),
+        }
+    }
+
+    fn enter(&mut self) -> Res<()> {
+        let me = self.this.obj();
+        me.call_method(name!("_set_coroutine_origin_tracking"), [self.this.scheduler.debug.get().into_obj()])?;
         let sys = import("sys")?;
-        let old_hooks = sys.call_method(name!("get_asyncgen_hooks"), [])?;
         let first = me.getattr(name!("_asyncgen_firstiter_hook"))?;
         let last = me.getattr(name!("_asyncgen_finalizer_hook"))?;
+        self.old_hooks = Some(sys.call_method(name!("get_asyncgen_hooks"), [])?);
         sys.call_method_kw(name!("set_asyncgen_hooks"), [&*first, &*last], kwnames!("firstiter", "finalizer"))?;
-        let wakeup_fd = take_wakeup_fd(this)?;
-        this.scheduler.set_owner(thread_ident());
+        self.wakeup_fd = take_wakeup_fd(self.this)?;
+        self.this.scheduler.set_owner(thread_ident());
         imports().set_running_loop.call1(me)?;
-        Ok(Running { this, old_hooks, wakeup_fd })
+        Ok(())
     }
 
-    /// Undo everything, also when an error is on its way out.
+    /// Undo every step that was made, also when an error is on its way out. The first error stays, but for one that ends
+    /// the program.
     fn end(self, r: Res<()>) -> Res<()> {
-        let pending = r.err().map(Raised::take);
-        self.this.stopping.set(false);
+        let mut first = r.err().map(Raised::take);
+        // Dropping the last task may run code that calls stop(): of this run, not of the next one.
         registry::withdraw(&self.this.scheduler, self.this.obj());
+        self.this.stopping.set(false);
         self.this.scheduler.set_owner(0);
-        let undone = self.undo();
-        match pending {
-            Some(e) => {
-                if let Err(second) = undone {
-                    second.forget();
+        for step in [Running::leave_thread, Running::restore_wakeup_fd, Running::stop_tracking, Running::restore_hooks]
+        {
+            if let Err(raised) = step(&self) {
+                let exits = raised.is_exit();
+                let second = raised.take();
+                match first.take() {
+                    Some(e) if !exits => first = Some(e),
+                    Some(e) => {
+                        second.set_context(e);
+                        first = Some(second);
+                    }
+                    None => first = Some(second),
                 }
-                Err(Raised::raise(e))
             }
-            None => undone,
         }
+        first.map_or(Ok(()), |e| Err(Raised::raise(e)))
     }
 
-    fn undo(&self) -> Res<()> {
-        imports().set_running_loop.call1(none())?;
-        if let Some(ours) = self.wakeup_fd {
-            give_back_wakeup_fd(ours)?;
-        }
-        self.this.obj().call_method(name!("_set_coroutine_origin_tracking"), [crate::ffi::false_()])?;
-        let hooks = self.old_hooks.tuple_items();
-        if let [first, last] = hooks {
+    fn leave_thread(&self) -> Res<()> {
+        imports().set_running_loop.call1(none()).map(drop)
+    }
+
+    fn restore_wakeup_fd(&self) -> Res<()> {
+        self.wakeup_fd.map_or(Ok(()), give_back_wakeup_fd)
+    }
+
+    fn stop_tracking(&self) -> Res<()> {
+        self.this.obj().call_method(name!("_set_coroutine_origin_tracking"), [crate::ffi::false_()]).map(drop)
+    }
+
+    fn restore_hooks(&self) -> Res<()> {
+        if let Some([first, last]) = self.old_hooks.as_deref().map(Obj::tuple_items) {
             import("sys")?.call_method_kw(
                 name!("set_asyncgen_hooks"),
                 [*first, *last],
@@ -285,7 +305,7 @@ fn take_wakeup_fd(this: &Inst<EventLoop>) -> Res<Option<i64>> {
     match old {
         Ok(old) if crate::ffi::index_value(&old)? == -1 => Ok(Some(ours)),
         Ok(old) => {
-            signal.call_method(name!("set_wakeup_fd"), [&*old])?;
+            restore_foreign_wakeup_fd(&signal, &old)?;
             Ok(None)
         }
         Err(raised) if raised.matches(exc::value_error()) => {
@@ -301,7 +321,21 @@ fn give_back_wakeup_fd(ours: i64) -> Res<()> {
     let now = signal.call_method(name!("set_wakeup_fd"), [&*int(-1)?])?;
     if crate::ffi::index_value(&now)? != ours {
         // The program has set its own meanwhile.
-        signal.call_method(name!("set_wakeup_fd"), [&*now])?;
+        restore_foreign_wakeup_fd(&signal, &now)?;
     }
     Ok(())
+}
+
+/// Put the program's own descriptor back. One that was closed meanwhile is of no use to anybody.
+fn restore_foreign_wakeup_fd(signal: &Obj, fd: &Obj) -> Res<()> {
+    let put =
+        signal.call_method_kw(name!("set_wakeup_fd"), [fd, crate::ffi::false_()], kwnames!("warn_on_full_buffer"));
+    match put {
+        Ok(_) => Ok(()),
+        Err(raised) if raised.is_exit() => Err(raised),
+        Err(raised) => {
+            raised.forget();
+            signal.call_method(name!("set_wakeup_fd"), [&*int(-1)?]).map(drop)
+        }
+    }
 }

@@ -64,18 +64,20 @@ pub fn load() -> Res<()> {
 #[inline]
 pub fn publish(scheduler: &Scheduler, event_loop: &Obj, task: &Obj) -> Res<()> {
     // The registry holds a reference, so a published address is not used for another task.
-    if scheduler.published.replace(task.address()) == task.address() {
+    if scheduler.published.get() == task.address() {
         return Ok(());
     }
+    // Only what the registry has taken is published.
+    scheduler.published.set(0);
     #[cfg(Py_3_14)]
-    {
-        REGISTRY.get().current.call([event_loop, task]).map(drop)
-    }
+    REGISTRY.get().current.call([event_loop, task])?;
     #[cfg(not(Py_3_14))]
     {
         use crate::ffi::current_task::set_known_hash;
-        set_known_hash(&REGISTRY.get().current, event_loop, task, scheduler.loop_hash.get())
+        set_known_hash(&REGISTRY.get().current, event_loop, task, scheduler.loop_hash.get())?;
     }
+    scheduler.published.set(task.address());
+    Ok(())
 }
 
 /// Withdraw the published task, if there is one.
