@@ -88,12 +88,15 @@ fn is_running(event_loop: &Obj) -> Res<bool> {
 /// Run the first step here and now, inside whatever runs (3.12+).
 fn start_eagerly(task: &Inst<Task>, event_loop: &Obj) -> Res<()> {
     let context = task.context().unwrap_or(none()).to_ref();
-    registry::with_current(event_loop, task.obj(), || Context::run(&context, || step::advance(task, None)))?;
+    let stepped =
+        registry::with_current(event_loop, task.obj(), || Context::run(&context, || step::advance(task, None)));
+    // SystemExit and KeyboardInterrupt come out of the step; dropping the coroutine may run code, so not with one set.
+    let exit = stepped.err().map(Raised::take);
     if !task.future.is_pending() {
         // The coroutine is done; only its outcome is of interest. None, because 3.12's get_coro takes the field for filled.
         task.set_coro(Some(none().to_ref()));
     }
-    Ok(())
+    exit.map_or(Ok(()), |e| Err(Raised::raise(e)))
 }
 
 fn is_coroutine(coro: &Obj) -> Res<bool> {
