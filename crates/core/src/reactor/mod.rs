@@ -22,9 +22,12 @@
 //!   too: it may have hit a registration left behind under a number that came back to its file.
 //! * A new set takes the *descriptor number* of the old one (`dup3`), so a [`Poller`] stays good.
 //!
+//! * A watch that comes and goes with each message ([`Reactor::linger`]) leaves its registration behind, so that
+//!   the next one costs one call instead of two. An event that finds nobody ends it: no event comes twice in vain.
+//!
 //! ## Invariants
 //! `slot.armed` is what the kernel has under `slot.generation`, or none; `armed` is never more than
-//! what the watchers want, but where the descriptor is gone. No watcher is dropped in here: it is
+//! what the watchers want or wanted last, but where the descriptor is gone. No watcher is dropped in here: it is
 //! returned (its drop may run user code), but for the `w` of a failed [`Reactor::set`], whose caller
 //! keeps a clone if that matters.
 
@@ -110,30 +113,20 @@ impl<W> Reactor<W> {
     /// Ends the watch of `fd` in direction `d`; returns its watcher, `None` if there was none. That the
     /// descriptor is closed or re-used is no error: the watcher was asked to go and is gone.
     pub fn clear(&mut self, fd: RawFd, d: Direction) -> io::Result<Option<W>> {
-        let Some(slot) = self.registry.get_mut(fd) else {
+        let Some(slot) = self.registry.get(fd).filter(|slot| slot.watcher(d).is_some()) else {
             return Ok(None);
         };
-        if slot.watcher(d).is_none() {
-            return Ok(None);
-        }
         if !slot.armed.is_none() {
             let rest = slot.wanted().without(d.interest());
-            let generation = if self.may_leak { self.generations.next() } else { slot.generation };
-            let result = if rest.is_none() {
-                self.epoll.delete(fd)
-            } else {
-                self.epoll.modify(fd, Token::new(fd, generation).into(), rest)
-            };
-            match result {
-                Ok(()) => (slot.armed, slot.generation) = (rest, generation),
-                Err(error) if means_gone(&error) => {
-                    slot.armed = Interest::NONE;
-                    self.may_leak = true;
-                }
-                Err(error) => return Err(error),
-            }
+            self.disarm(fd, rest)?;
         }
         Ok(self.registry.take(fd, d))
+    }
+
+    /// Ends the watch of `fd` in direction `d` as [`clear`](Self::clear) does, but tells the kernel nothing: for a watch
+    /// that will soon be set again. Until then the first event ends the registration.
+    pub fn linger(&mut self, fd: RawFd, d: Direction) -> Option<W> {
+        self.registry.take(fd, d)
     }
 
     /// The watcher of `fd` in direction `d`.
@@ -151,8 +144,8 @@ impl<W> Reactor<W> {
 
     /// Ends every watch and returns the watchers.
     pub fn clear_all(&mut self) -> Vec<W> {
-        for (fd, slot) in self.registry.iter() {
-            if !slot.armed.is_none() && self.epoll.delete(fd).is_err() {
+        for (fd, _) in self.registry.iter_armed() {
+            if self.epoll.delete(fd).is_err() {
                 self.may_leak = true;
             }
         }
@@ -172,6 +165,10 @@ impl<W> Reactor<W> {
             Some(slot) if slot.generation == token.generation() && !slot.armed.is_none() => {
                 let reader = if e.wakes_reader() { slot.watcher(Direction::Read).clone() } else { None };
                 let writer = if e.wakes_writer() { slot.watcher(Direction::Write).clone() } else { None };
+                let wanted = slot.wanted();
+                if slot.armed != wanted {
+                    self.end_lingering(token.fd(), wanted);
+                }
                 (reader, writer)
             }
             _ => {
@@ -199,6 +196,40 @@ impl<W> Reactor<W> {
     /// Whether no descriptor is watched.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// An event has come for a registration of which a part only lingers: that part ends.
+    #[cold]
+    fn end_lingering(&mut self, fd: RawFd, wanted: Interest) {
+        let is_gone = !matches!(self.disarm(fd, wanted), Ok(true));
+        // It reports and cannot be named: the number is closed or another file's, and a dup of the old one lives.
+        self.stale |= is_gone;
+        self.registry.forget_if_empty(fd);
+    }
+
+    /// Leaves `rest` of what the kernel has for `fd`; whether it still knew the registration.
+    fn disarm(&mut self, fd: RawFd, rest: Interest) -> io::Result<bool> {
+        let Some(slot) = self.registry.get_mut(fd) else {
+            return Ok(true);
+        };
+        let generation = if self.may_leak { self.generations.next() } else { slot.generation };
+        let result = if rest.is_none() {
+            self.epoll.delete(fd)
+        } else {
+            self.epoll.modify(fd, Token::new(fd, generation).into(), rest)
+        };
+        match result {
+            Ok(()) => {
+                (slot.armed, slot.generation) = (rest, generation);
+                Ok(true)
+            }
+            Err(error) if means_gone(&error) => {
+                slot.armed = Interest::NONE;
+                self.may_leak = true;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes the kernel have `interest` for `fd`, and returns the generation it has it under. `armed` is

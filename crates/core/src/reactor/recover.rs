@@ -60,6 +60,7 @@ impl<W> Reactor<W> {
                 slot.armed = Interest::NONE;
             }
         }
+        self.registry.forget_lingering();
         self.trust();
         Ok(())
     }

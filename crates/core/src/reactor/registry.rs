@@ -7,7 +7,7 @@
 //! descriptor would cost its number in slots.
 //!
 //! Invariants: `live` counts the slots with a watcher; a slot without watcher has generation 0 and
-//! nothing armed.
+//! nothing armed, unless its registration lingers.
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
@@ -113,13 +113,34 @@ impl<W> Registry<W> {
         let slot = self.get_mut(fd)?;
         let taken = slot.watcher_mut(d).take();
         if taken.is_some() && slot.wanted().is_none() {
-            *slot = Slot::empty();
             self.live -= 1;
-            if fd >= DENSE {
-                self.sparse.remove(&fd);
-            }
+            self.forget_if_empty(fd);
         }
         taken
+    }
+
+    /// The set is a new one, without what lingered in the old one.
+    pub(super) fn forget_lingering(&mut self) {
+        let lingering = |slot: &Slot<W>| !slot.armed.is_none() && slot.armed != slot.wanted();
+        let all: Vec<RawFd> = self.iter_slots().filter(|(_, slot)| lingering(slot)).map(|(fd, _)| fd).collect();
+        for fd in all {
+            if let Some(slot) = self.get_mut(fd) {
+                slot.armed = slot.wanted();
+                self.forget_if_empty(fd);
+            }
+        }
+    }
+
+    /// The slot of a descriptor with neither watcher nor registration is as good as none.
+    pub(super) fn forget_if_empty(&mut self, fd: RawFd) {
+        let Some(slot) = self.get_mut(fd) else { return };
+        if !slot.wanted().is_none() || !slot.armed.is_none() {
+            return;
+        }
+        *slot = Slot::empty();
+        if fd >= DENSE {
+            self.sparse.remove(&fd);
+        }
     }
 
     pub(super) fn take_all(&mut self) -> Vec<W> {
@@ -132,9 +153,18 @@ impl<W> Registry<W> {
 
     /// Every slot with a watcher.
     pub(super) fn iter(&self) -> impl Iterator<Item = (RawFd, &Slot<W>)> {
+        self.iter_slots().filter(|(_, slot)| !slot.wanted().is_none())
+    }
+
+    /// Every slot with a registration.
+    pub(super) fn iter_armed(&self) -> impl Iterator<Item = (RawFd, &Slot<W>)> {
+        self.iter_slots().filter(|(_, slot)| !slot.armed.is_none())
+    }
+
+    fn iter_slots(&self) -> impl Iterator<Item = (RawFd, &Slot<W>)> {
         let dense = self.dense.iter().enumerate().map(|(index, slot)| (index as RawFd, slot));
         let sparse = self.sparse.iter().map(|(&fd, slot)| (fd, slot));
-        dense.chain(sparse).filter(|(_, slot)| !slot.wanted().is_none())
+        dense.chain(sparse)
     }
 }
 

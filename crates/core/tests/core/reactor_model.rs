@@ -32,6 +32,8 @@ enum Operation {
     Return(usize, usize),
     Set(usize, Direction),
     Clear(usize, Direction),
+    /// Ends a watch and leaves its registration behind.
+    Linger(usize, Direction),
     Look,
     ClearAll,
     Fork(AfterFork),
@@ -45,7 +47,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         6 => (0..NUMBERS).prop_map(Operation::Leak),
         6 => (0..NUMBERS, 0..3_usize).prop_map(|(number, back)| Operation::Return(number, back)),
         10 => (0..NUMBERS, direction.clone()).prop_map(|(number, d)| Operation::Set(number, d)),
-        6 => (0..NUMBERS, direction).prop_map(|(number, d)| Operation::Clear(number, d)),
+        6 => (0..NUMBERS, direction.clone()).prop_map(|(number, d)| Operation::Clear(number, d)),
+        6 => (0..NUMBERS, direction).prop_map(|(number, d)| Operation::Linger(number, d)),
         3 => Just(Operation::Look),
         1 => Just(Operation::ClearAll),
         1 => prop::sample::select(vec![AfterFork::Forget, AfterFork::Reregister]).prop_map(Operation::Fork),
@@ -59,6 +62,8 @@ struct Place {
     watchers: BTreeMap<bool, usize>,
     /// The file our registration is for; it may be dead, or have lost the number.
     registered: Option<FileId>,
+    /// The registration is for more than the watchers want.
+    lingers: bool,
 }
 
 #[derive(Default)]
@@ -123,12 +128,27 @@ impl World {
             self.kernel.remove(&(file, number));
         }
         self.places[number].registered = if is_last { None } else { hit };
+        self.places[number].lingers = false;
+    }
+
+    /// The effect of a look: an event for what lingers ends it.
+    fn end_lingering(&mut self) {
+        for number in 0..NUMBERS {
+            let place = &self.places[number];
+            if place.lingers && place.registered.is_some_and(|file| self.is_alive(file)) {
+                self.unregister(number, place.watchers.is_empty());
+            }
+        }
     }
 
     /// A new set: whatever was registered is so again, by number.
     fn rebuild(&mut self) {
         self.kernel.clear();
         for number in 0..NUMBERS {
+            self.places[number].lingers = false;
+            if self.places[number].watchers.is_empty() {
+                self.places[number].registered = None;
+            }
             if self.places[number].registered.is_some() {
                 let file = self.file_at(number);
                 self.places[number].registered = file;
@@ -142,6 +162,7 @@ impl World {
         let mut all: Vec<usize> = places
             .flat_map(|place| {
                 place.registered = None;
+                place.lingers = false;
                 std::mem::take(&mut place.watchers).into_values()
             })
             .collect();
@@ -193,6 +214,7 @@ fn run(operations: Vec<Operation>) -> Result<(), TestCaseError> {
                             world.places[number].watchers.insert(d == Direction::Read, id)
                         );
                         world.places[number].registered = Some(file);
+                        world.places[number].lingers = false;
                         world.kernel.insert((file, number));
                     }
                 }
@@ -204,8 +226,15 @@ fn run(operations: Vec<Operation>) -> Result<(), TestCaseError> {
                     world.unregister(number, world.places[number].watchers.is_empty());
                 }
             }
+            Operation::Linger(number, d) => {
+                let place = &mut world.places[number];
+                let expected = place.watchers.remove(&(d == Direction::Read));
+                prop_assert_eq!(reactor.linger(fd_of(number), d), expected);
+                place.lingers |= expected.is_some() && place.registered.is_some();
+            }
             Operation::Look => {
                 prop_assert_eq!(look(&mut reactor), world.expected());
+                world.end_lingering();
                 prop_assert_eq!(reactor.is_stale(), world.has_leftovers());
                 if reactor.is_stale() {
                     world.rebuild();
