@@ -20,7 +20,11 @@ from ._not_yet import TLS, not_yet
 from ._part import LoopPart, stdlib_mentions
 from ._race import race
 from ._resolve import interleave as interleave_families
-from ._sock import check_ssl_socket
+
+try:
+    from ssl import SSLSocket
+except ImportError:  # an interpreter without OpenSSL
+    SSLSocket = None  # type: ignore[assignment, misc]
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Connecting",
     "bind_error",
+    "check_ssl_socket",
     "check_stream_socket",
     "check_tls_timeouts",
     "refuse_keyword",
@@ -49,6 +54,12 @@ def check_stream_socket(sock: socket.socket) -> None:
     """ValueError unless the socket is a stream; AF_UNIX will do too."""
     if sock.type != socket.SOCK_STREAM:
         raise ValueError(f"A Stream Socket was expected, got {sock!r}")
+
+
+def check_ssl_socket(sock: socket.socket | None) -> None:
+    """TypeError for an `ssl.SSLSocket`, which does its own reading and writing."""
+    if SSLSocket is not None and isinstance(sock, SSLSocket):
+        raise TypeError("Socket cannot be of type SSLSocket")
 
 
 def check_tls_timeouts(has_tls: bool, handshake: float | None, shutdown: float | None) -> None:

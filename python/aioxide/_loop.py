@@ -25,7 +25,6 @@ from ._not_yet import NotYet
 from ._reports import Reports
 from ._resolve import Resolving
 from ._serve import Serving
-from ._sock import Sockets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Generator
@@ -44,7 +43,6 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Resolving,
     Connecting,
     Serving,
-    Sockets,
     Reports,
     NotYet,
     asyncio.AbstractEventLoop,

@@ -13,11 +13,10 @@ from asyncio.log import logger
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._connect import bind_error, check_stream_socket, check_tls_timeouts, refuse_keyword
+from ._connect import bind_error, check_ssl_socket, check_stream_socket, check_tls_timeouts, refuse_keyword
 from ._not_yet import TLS, not_yet
 from ._part import LoopPart, stdlib_mentions
 from ._server import Server
-from ._sock import check_ssl_socket
 
 if TYPE_CHECKING:
     from ._part import AddressInfo, ProtocolFactory

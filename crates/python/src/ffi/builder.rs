@@ -206,6 +206,10 @@ impl<T: Native> ClassBuilder<T> {
         if self.gc {
             flags |= c::Py_TPFLAGS_HAVE_GC;
         }
+        // A class without a constructor would inherit `object`'s, which knows of no Rust value.
+        if self.slots.iter().all(|slot| slot.slot != c::Py_tp_new) && !derived {
+            flags |= c::Py_TPFLAGS_DISALLOW_INSTANTIATION;
+        }
         if self.subclassable {
             flags |= c::Py_TPFLAGS_BASETYPE;
         }

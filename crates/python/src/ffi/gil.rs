@@ -1,5 +1,7 @@
 //! The interpreter lock, threads and signals.
 
+use std::ffi::CStr;
+
 use pyo3_ffi as c;
 
 use super::error::{Raised, Res};
@@ -44,4 +46,23 @@ unsafe impl<T> Send for CrossThread<T> {}
 pub fn is_main_interpreter() -> bool {
     // SAFETY: attached; both calls only read.
     unsafe { c::PyInterpreterState_Get() == c::PyInterpreterState_Main() }
+}
+
+/// Run `f` one level deeper on the C stack.
+///
+/// # Errors
+/// RecursionError: "maximum recursion depth exceeded" and `whence`, instead of a crash.
+#[inline]
+pub fn recursion_guarded<T>(whence: &CStr, f: impl FnOnce() -> Res<T>) -> Res<T> {
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            // SAFETY: entered below.
+            unsafe { c::Py_LeaveRecursiveCall() }
+        }
+    }
+    // SAFETY: attached; a NUL-terminated text.
+    Raised::check(-(unsafe { c::Py_EnterRecursiveCall(whence.as_ptr()) }).abs())?;
+    let _leave = Leave;
+    f()
 }

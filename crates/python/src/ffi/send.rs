@@ -23,6 +23,35 @@ impl Obj {
         unsafe { c::PyCoro_CheckExact(self.as_ptr()) != 0 }
     }
 
+    /// The iterator that `await self` runs.
+    ///
+    /// # Errors
+    /// TypeError with the interpreter's texts.
+    pub fn awaitable_iter(&self) -> Res {
+        // SAFETY: a live object, whose type stays alive with it.
+        unsafe {
+            if self.is_exact_coroutine() || is_iterable_coroutine(self) {
+                return Ok(self.to_ref());
+            }
+            let methods = (*self.type_ptr()).tp_as_async;
+            let get = if methods.is_null() { None } else { (*methods).am_await };
+            let type_name = || super::text::type_name(self);
+            let Some(get) = get else {
+                let text = format!("object {} can't be used in 'await' expression", type_name());
+                return Err(Raised::type_error(&text));
+            };
+            let iterator = Ref::from_owned(get(self.as_ptr()))?;
+            if iterator.is_exact_coroutine() || is_iterable_coroutine(&iterator) {
+                return Err(Raised::type_error("__await__() returned a coroutine"));
+            }
+            if c::PyIter_Check(iterator.as_ptr()) == 0 {
+                let text = format!("__await__() returned non-iterator of type '{}'", super::text::type_name(&iterator));
+                return Err(Raised::type_error(&text));
+            }
+            Ok(iterator)
+        }
+    }
+
     /// `coro.send(value)`, by `am_send` where the type has it.
     #[inline]
     pub fn send(&self, value: &Obj) -> Step {
@@ -46,6 +75,26 @@ impl Obj {
                 Err(e) => Step::Raised(e),
             },
             Err(e) => Step::Raised(e),
+        }
+    }
+}
+
+/// A generator that `types.coroutine` has marked.
+fn is_iterable_coroutine(o: &Obj) -> bool {
+    // SAFETY: a live object.
+    if unsafe { c::PyGen_CheckExact(o.as_ptr()) } == 0 {
+        return false;
+    }
+    const CO_ITERABLE_COROUTINE: i64 = 0x100;
+    let flags = super::intern("gi_code")
+        .and_then(|name| o.getattr(&name))
+        .and_then(|code| code.getattr(&*super::intern("co_flags")?))
+        .and_then(|flags| super::index_value(&flags));
+    match flags {
+        Ok(flags) => flags & CO_ITERABLE_COROUTINE != 0,
+        Err(raised) => {
+            raised.forget();
+            false
         }
     }
 }

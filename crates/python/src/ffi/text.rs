@@ -35,6 +35,15 @@ pub fn utf8(o: &Obj) -> Res<&str> {
     }
 }
 
+/// `type(o).__name__`, for the text of an error.
+pub fn type_name(o: &Obj) -> String {
+    let name = intern("__name__").and_then(|name| o.class().getattr(&name)).and_then(|name| str_of(&name));
+    name.unwrap_or_else(|raised| {
+        raised.forget();
+        "object".to_owned()
+    })
+}
+
 /// `str(o)` as a Rust string, lone surrogates replaced.
 pub fn str_of(o: &Obj) -> Res<String> {
     // SAFETY: a live object.

@@ -23,6 +23,13 @@ pub fn to_python(address: &Address) -> Res<Option<Ref>> {
     Ok(Some(made))
 }
 
+/// AF_INET and AF_INET6: hosts that may have to be resolved.
+pub fn is_ip_family(family: i64) -> bool {
+    const AF_INET: i64 = 2;
+    const AF_INET6: i64 = 10;
+    matches!(family, AF_INET | AF_INET6)
+}
+
 /// `sock.getpeername()` or `sock.getsockname()`; None where there is none.
 pub fn ask(sock: &Obj, method: &Obj) -> Res {
     match sock.call_method(method, []) {

@@ -31,7 +31,7 @@ pub enum Watcher {
     Wake,
     /// A callback of `add_reader` or `add_writer`, and the file object it was given, if any: `selectors` keeps that alive.
     Callback(Owned<Handle>, Option<Ref>),
-    /// A transport or listener.
+    /// A transport, a listener, or the future that a `sock_*` coroutine waits for.
     Native(Ref),
 }
 
@@ -134,6 +134,18 @@ impl Driver {
             return Ok(());
         }
         self.take(fd, d).map(drop)
+    }
+
+    /// End the watch of the object at address `me`, and leave the registration for the next one.
+    pub fn linger(&self, fd: RawFd, d: Direction, me: usize) {
+        let removed = match self.reactor.borrow_mut().as_mut() {
+            Some(reactor) => match reactor.get(fd, d) {
+                Some(Watcher::Native(watcher)) if watcher.address() == me => reactor.linger(fd, d),
+                _ => None,
+            },
+            None => None,
+        };
+        drop(removed);
     }
 
     pub fn is_watched_by(&self, fd: RawFd, d: Direction, me: &Obj) -> bool {

@@ -9,23 +9,23 @@
 //! a transport has; if either step fails it is closed.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 
 use aioxide_core::net::Address;
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
 use super::driver::Driver;
-use super::{address, transport};
+use super::{address, socket_object, transport};
 use crate::ffi::trampoline::Definition;
 use crate::ffi::{
     Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, float, index_value,
-    int, none, socket_fd, string,
+    none, socket_fd, string,
 };
 use crate::objects::names::imports;
 use crate::objects::report::Report;
 use crate::objects::scheduler::Scheduler;
-use crate::{definition_noargs, kwnames, name};
+use crate::{definition_noargs, name};
 
 /// `constants.ACCEPT_RETRY_DELAY`
 const RETRY_DELAY_S: f64 = 1.0;
@@ -77,9 +77,6 @@ pub fn start_serving(
     server: Option<&Obj>,
     backlog: usize,
 ) -> Res<()> {
-    let kind = [name!("family"), name!("type"), name!("proto")];
-    let kind = kind.map(|attribute| sock.getattr(attribute).and_then(|number| index_value(&number)));
-    let [family, type_, protocol] = kind;
     let listener = Owned::new(Listener {
         event_loop: Slot::of(event_loop.to_ref()),
         protocol_factory: Slot::of(protocol_factory.to_ref()),
@@ -88,7 +85,7 @@ pub fn start_serving(
         server: server.map_or_else(Slot::empty, |s| Slot::of(s.to_ref())),
         backlog,
         context: Slot::of(Context::copy_current()?),
-        kind: [family?, type_?, protocol?],
+        kind: socket_object::kind(sock)?,
     })?;
     listener.watch(event_loop)
 }
@@ -116,18 +113,6 @@ impl Listener {
     /// The socket's descriptor as it is now, -1 if it is closed.
     fn descriptor(&self) -> RawFd {
         self.sock.get().map_or(-1, |sock| socket_fd(&sock, self.fd))
-    }
-
-    /// A non-blocking socket object that owns `accepted`.
-    fn adopt(&self, accepted: OwnedFd) -> Res {
-        let [family, type_, protocol] = self.kind;
-        let type_ = type_ | i64::from(socket::NONBLOCK);
-        let numbers = [int(family)?, int(type_)?, int(protocol)?, int(accepted.as_raw_fd().into())?];
-        let [family, type_, protocol, fd] = &numbers;
-        let sock = imports().socket_class.call_kw(&[family, type_, protocol, fd], kwnames!("fileno"))?;
-        // From here on it is the object's.
-        let _number = accepted.into_raw_fd();
-        Ok(sock)
     }
 }
 
@@ -181,7 +166,7 @@ impl Inst<Listener> {
 
     fn connect(&self, event_loop: &Obj, accepted: OwnedFd, peer: Option<Address>) -> Res<()> {
         let is_debug = Scheduler::of(event_loop).is_some_and(|s| s.debug.get());
-        let sock = self.adopt(accepted)?;
+        let sock = socket_object::adopt(accepted, self.kind)?;
         let peer = address::of_peer(&sock, peer.as_ref())?;
         if is_debug {
             let format = string("%r got a new connection from %r: %r")?;

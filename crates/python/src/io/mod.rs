@@ -12,9 +12,13 @@ mod fork;
 pub mod listener;
 mod poll;
 mod protocol;
+mod receive;
+pub mod sock;
+mod socket_object;
 pub mod transport;
 
-use crate::ffi::{Obj, Raised, Ref, Res, probe_socket_layout};
+use crate::ffi::{Obj, Raised, Ref, Res, none, probe_socket_layout};
+use crate::objects::future::Fut;
 use crate::objects::report;
 use listener::Listener;
 use transport::SocketTransport;
@@ -28,7 +32,7 @@ pub fn build() -> Res<()> {
     Ok(())
 }
 
-/// Run the continuation `what` of a transport or listener: the body of `Entry::Native`.
+/// Run the continuation `what` of a transport or listener, or wake a coroutine: the body of `Entry::Native`.
 ///
 /// # Errors
 /// Only SystemExit and KeyboardInterrupt come out; everything else goes to the exception handler.
@@ -36,6 +40,10 @@ pub fn build() -> Res<()> {
 pub fn run(work: &Obj, what: u32) -> Res<()> {
     if let Some(transport) = work.downcast::<SocketTransport>() {
         return transport.run(what);
+    }
+    // What a `sock_*` coroutine waits for.
+    if let Some(future) = Fut::of_exact(work) {
+        return if future.core.is_pending() { future.set_result(none().to_ref()) } else { Ok(()) };
     }
     match work.downcast::<Listener>() {
         Some(listener) => listener.run(),

@@ -66,9 +66,11 @@ imports! {
     leave_task = "asyncio.tasks"."_leave_task",
     logger = "asyncio.log"."logger",
     get_frame = "sys"."_getframe",
+    get_origin_depth = "sys"."get_coroutine_origin_tracking_depth",
     generic_alias = "types"."GenericAlias",
     is_generator = "inspect"."isgenerator",
     socket_class = "socket"."socket",
+    c_socket_class = "_socket"."socket",
     weak_reference = "weakref"."ref",
 }
 

@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use crate::ffi::{Args, Obj, Once, Raised, Res, exc, import_attr, index_value, list, module_functions, none, string};
 use crate::objects::{future, handle, names};
+use crate::tasks::coroutine;
 use crate::tasks::task::{self, registry};
 use crate::{function, io, name};
 
@@ -66,6 +67,7 @@ fn build_classes() -> Res<Classes> {
     let offset = future_offset();
     let future = future::build(offset)?;
     let task = task::build(offset)?;
+    coroutine::build()?;
     io::build()?;
     let event_loop = super::event_loop::build()?;
     let socket_transport = io::transport::class();

@@ -1,3 +1,4 @@
-//! Layer 3: tasks, the coroutines' drivers.
+//! Layer 3: tasks, the coroutines' drivers, and coroutines whose body is native.
 
+pub mod coroutine;
 pub mod task;

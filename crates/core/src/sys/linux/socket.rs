@@ -3,8 +3,8 @@
 //! CPython counterpart: the methods of `socket.socket`.
 //!
 //! Invariants: a socket made here is non-blocking and close-on-exec from birth (`accept4`,
-//! `SOCK_CLOEXEC`: a later `fcntl` would race with a fork in another thread); a send never raises
-//! SIGPIPE; `EINTR` is returned to the caller, who knows whether signal handlers have to run.
+//! `SOCK_CLOEXEC`: a later `fcntl` would race with a fork in another thread); no receive or send ever blocks, whatever
+//! the program made of its socket (`MSG_DONTWAIT`); a send never raises SIGPIPE; `EINTR` is returned to the caller, who knows whether signal handlers have to run.
 //!
 //! Received bytes go to `MaybeUninit` memory that the binding provides: the core allocates nothing
 //! for them and zeroes nothing before them.
@@ -32,21 +32,21 @@ pub const NONBLOCK: i32 = SocketFlags::NONBLOCK.bits() as i32;
 /// `recv(2)`: the first so many bytes of `buffer` are initialised; zero is the end of the stream.
 #[inline]
 pub fn recv(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
-    let (_, count) = net::recv(borrow(fd)?, buffer, RecvFlags::empty())?;
+    let (_, count) = net::recv(borrow(fd)?, buffer, RecvFlags::DONTWAIT)?;
     Ok(count)
 }
 
 /// `recv(2)` into memory that is initialised already.
 #[inline]
 pub fn recv_into(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
-    let (count, _) = net::recv(borrow(fd)?, buffer, RecvFlags::empty())?;
+    let (count, _) = net::recv(borrow(fd)?, buffer, RecvFlags::DONTWAIT)?;
     Ok(count)
 }
 
 /// `send(2)` with `MSG_NOSIGNAL`.
 #[inline]
 pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    Ok(net::send(borrow(fd)?, bytes, SendFlags::NOSIGNAL)?)
+    Ok(net::send(borrow(fd)?, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
 }
 
 /// `sendmsg(2)` with `MSG_NOSIGNAL`; slices beyond [`MAX_SLICES`] wait for the next call.
@@ -54,7 +54,7 @@ pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
 pub fn send_vectored(fd: RawFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     let slices = &slices[..slices.len().min(MAX_SLICES)];
     let mut control = SendAncillaryBuffer::default();
-    Ok(net::sendmsg(borrow(fd)?, slices, &mut control, SendFlags::NOSIGNAL)?)
+    Ok(net::sendmsg(borrow(fd)?, slices, &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
 }
 
 /// `shutdown(SHUT_WR)`: what `write_eof` does.

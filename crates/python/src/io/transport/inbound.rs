@@ -8,17 +8,14 @@
 //! faults and a munmap for each read.
 
 use std::cell::Cell;
-use std::io::{self, ErrorKind};
 
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
 use super::SocketTransport;
-use crate::ffi::{
-    BytesWriter, Context, Inst, Obj, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_from, bytes_of, str_of,
-};
+use crate::ffi::{BytesWriter, Context, Inst, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_from, bytes_of};
 use crate::io::driver::Driver;
-use crate::name;
+use crate::io::receive::{arrived, not_writable};
 
 /// Up to this size a copy is cheaper than a `bytes` that shrinks.
 const SMALL_BYTES: usize = 8 * 1024;
@@ -84,31 +81,6 @@ impl SocketTransport {
         };
         self.inbound.adapt(count, room);
         writer.finish(count).map(Some)
-    }
-}
-
-/// What a receive came to; None: nothing there, the kernel will report again.
-fn arrived(outcome: io::Result<usize>) -> Res<Option<usize>> {
-    match outcome {
-        Ok(count) => Ok(Some(count)),
-        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
-        Err(e) => Err(Raised::os(&e)),
-    }
-}
-
-/// What `socket.recv_into` says of such a buffer.
-#[cold]
-fn not_writable(raised: Raised, buffer: &Obj) -> Raised {
-    if raised.is_exit() {
-        return raised;
-    }
-    raised.forget();
-    let name = buffer.class().getattr(name!("__name__"));
-    match name.and_then(|n| str_of(&n)) {
-        Ok(name) => {
-            Raised::type_error(&format!("recv_into() argument 1 must be read-write bytes-like object, not {name}"))
-        }
-        Err(raised) => raised,
     }
 }
 

@@ -78,8 +78,14 @@ fn send(this: &Inst<FutureIter>, _value: &Obj) -> Res {
     }
 }
 
-/// Same as `generator.throw`: an instance, or the old triple (deprecated from 3.12 on).
 fn throw(this: &Inst<FutureIter>, args: Args) -> Res {
+    let exception = exception_of_throw(args)?;
+    this.future.clear();
+    Err(Raised::raise(exception))
+}
+
+/// What `generator.throw` raises for its arguments: an instance, or the old triple (deprecated from 3.12 on).
+pub fn exception_of_throw(args: Args) -> Res {
     let [class, value, tb] = args.bind("throw", ["type", "val", "tb"], 3, 1)?;
     let class = class.unwrap_or(none());
     let value = value.filter(|v| !v.is_none());
@@ -117,8 +123,7 @@ fn throw(this: &Inst<FutureIter>, args: Args) -> Res {
     if let Some(tb) = tb.filter(|t| !t.is_none()) {
         e.set_traceback(Some(tb));
     }
-    this.future.clear();
-    Err(Raised::raise(e))
+    Ok(e)
 }
 
 fn is_traceback(o: &Obj) -> bool {

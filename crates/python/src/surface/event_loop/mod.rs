@@ -11,6 +11,7 @@ mod lifetime;
 mod run;
 mod schedule;
 mod serve;
+mod sock;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -131,6 +132,12 @@ pub fn build() -> Res<Ref> {
     .method(c"_make_socket_transport", keywords!(EventLoop, serve::make_socket_transport), c"A transport for a connected socket.")
     .method(c"_start_serving", keywords!(EventLoop, serve::start_serving), c"Accept connections of a listening socket.")
     .method(c"_stop_serving", onearg!(EventLoop, serve::stop_serving), c"Stop accepting, and close the listening socket.")
+    // sock
+    .method(c"sock_recv", keywords!(EventLoop, sock::recv), c"sock_recv($self, sock, n)\n--\n\nReceive up to n bytes. Same as asyncio.loop.sock_recv.")
+    .method(c"sock_recv_into", keywords!(EventLoop, sock::recv_into), c"sock_recv_into($self, sock, buf)\n--\n\nReceive into a writable buffer; the count of bytes.")
+    .method(c"sock_sendall", keywords!(EventLoop, sock::sendall), c"sock_sendall($self, sock, data)\n--\n\nSend all of data. After an error or a cancellation nobody knows how much was sent.")
+    .method(c"sock_connect", keywords!(EventLoop, sock::connect), c"sock_connect($self, sock, address)\n--\n\nConnect; hosts are resolved for IP sockets.")
+    .method(c"sock_accept", keywords!(EventLoop, sock::accept), c"sock_accept($self, sock)\n--\n\nAccept a connection: (socket, address). The socket does not block.")
     // lifetime
     .method(c"is_closed", noargs!(EventLoop, lifetime::is_closed), c"is_closed($self, /)\n--\n\nWhether close() was called.")
     .method(c"_close", noargs!(EventLoop, lifetime::close), c"Release the native resources.")
@@ -145,8 +152,16 @@ pub fn build() -> Res<Ref> {
     .getset(c"_stopping", getter!(EventLoop, run::stopping), setter!(EventLoop, run::set_stopping), c"Whether stop() was called.")
     .getset(c"_thread_id", getter!(EventLoop, lifetime::thread_id), None, c"Identifier of the thread that runs the loop, or None.")
     .getset(c"_current_handle", getter!(EventLoop, lifetime::current_handle), None, c"The handle that runs (debug mode), or None.");
+    let b = if cfg!(Py_3_11) { datagram_methods(b) } else { b };
     let class = b.build()?;
     Scheduler::register_loop_class(|o| o.downcast::<EventLoop>().map(|l| &l.scheduler));
     Driver::register_loop_class(|o| o.downcast::<EventLoop>().map(|l| &l.driver));
     Ok(class)
+}
+
+/// Of 3.11.
+fn datagram_methods(b: ClassBuilder<EventLoop>) -> ClassBuilder<EventLoop> {
+    b.method(c"sock_recvfrom", keywords!(EventLoop, sock::recvfrom), c"sock_recvfrom($self, sock, bufsize)\n--\n\nReceive a datagram: (data, address).")
+        .method(c"sock_recvfrom_into", keywords!(EventLoop, sock::recvfrom_into), c"sock_recvfrom_into($self, sock, buf, nbytes=0)\n--\n\nReceive a datagram into a writable buffer: (count of bytes, address).")
+        .method(c"sock_sendto", keywords!(EventLoop, sock::sendto), c"sock_sendto($self, sock, data, address)\n--\n\nSend a datagram; the count of bytes.")
 }

@@ -1,0 +1,327 @@
+//! The `sock_*` methods: socket calls on the program's own non-blocking sockets.
+//!
+//! CPython counterpart: `BaseSelectorEventLoop.sock_recv` & co.
+//!
+//! Each tries the call first and waits only if the kernel says so; after the wait it tries again when it is its turn to
+//! run, not in the watcher as asyncio does, so a cancellation that comes between loses no data. The descriptor's
+//! registration stays when the wait ends (`Reactor::linger`).
+//!
+//! The common calls on a plain `socket.socket` go to the kernel directly. A subclass, a mock, an unusual argument: its own
+//! method is called, and BlockingIOError means "not now".
+
+use std::io;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+use aioxide_core::reactor::Direction;
+use aioxide_core::sys::socket;
+
+use super::driver::{Driver, descriptor};
+use super::receive::{arrived, not_writable};
+use super::{address, socket_object};
+use crate::ffi::{
+    BytesWriter, Obj, Owned, Raised, ReadBuffer, Ref, Res, WriteBuffer, bytes_from, exc, float_value, index_value, int,
+    none, socket_fd, str_of, string, tuple,
+};
+use crate::objects::future::{Fut, Future};
+use crate::objects::scheduler::Scheduler;
+use crate::tasks::coroutine::{self, Frame};
+use crate::{kwnames, name};
+
+/// Up to this size a message is received into the loop's buffer and copied: a large `bytes` that shrinks costs more.
+const COPIED_BYTES: usize = 64 * 1024;
+
+/// Where a coroutine of this file finds its arguments.
+const LOOP: usize = 0;
+const SOCK: usize = 1;
+const FIRST: usize = 2;
+const SECOND: usize = 3;
+
+/// Same as `loop.sock_recv`.
+pub fn recv(event_loop: &Obj, sock: &Obj, count: &Obj) -> Res {
+    coroutine::start("EventLoop.sock_recv", [event_loop, sock, count], |frame| async move {
+        check(&frame)?;
+        retry(&frame, Direction::Read, |sock| {
+            let count = frame.local(FIRST);
+            match direct(sock).zip(size(&count)) {
+                Some((fd, size)) => receive(&frame.local(LOOP), fd, size),
+                None => attempt(sock.call_method(name!("recv"), [&*count])),
+            }
+        })
+        .await
+    })
+}
+
+/// Same as `loop.sock_recv_into`.
+pub fn recv_into(event_loop: &Obj, sock: &Obj, buffer: &Obj) -> Res {
+    coroutine::start("EventLoop.sock_recv_into", [event_loop, sock, buffer], |frame| async move {
+        check(&frame)?;
+        retry(&frame, Direction::Read, |sock| {
+            let buffer = frame.local(FIRST);
+            let Some(fd) = direct(sock) else {
+                return attempt(sock.call_method(name!("recv_into"), [&*buffer]));
+            };
+            let mut view = WriteBuffer::new(&buffer).map_err(|raised| not_writable(raised, &buffer))?;
+            // Nothing is asked of the kernel for no room, as in CPython.
+            let outcome = if view.len() == 0 { Ok(0) } else { socket::recv(fd, view.room()) };
+            drop(view);
+            arrived(outcome)?.map(|count| int(count as i64)).transpose()
+        })
+        .await
+    })
+}
+
+/// Same as `loop.sock_recvfrom`.
+pub fn recvfrom(event_loop: &Obj, sock: &Obj, size: &Obj) -> Res {
+    coroutine::start("EventLoop.sock_recvfrom", [event_loop, sock, size], |frame| async move {
+        check(&frame)?;
+        let call = |sock: &Obj| attempt(sock.call_method(name!("recvfrom"), [&*frame.local(FIRST)]));
+        retry(&frame, Direction::Read, call).await
+    })
+}
+
+/// Same as `loop.sock_recvfrom_into`.
+pub fn recvfrom_into(event_loop: &Obj, sock: &Obj, buffer: &Obj, count: &Obj) -> Res {
+    coroutine::start("EventLoop.sock_recvfrom_into", [event_loop, sock, buffer, count], |frame| async move {
+        check(&frame)?;
+        let (buffer, mut count) = (frame.local(FIRST), frame.local(SECOND));
+        if !count.is_true()? {
+            count = int(buffer.len()? as i64)?;
+        }
+        let size = index_value(&count)?;
+        drop((buffer, count));
+        retry(&frame, Direction::Read, |sock| {
+            attempt(sock.call_method(name!("recvfrom_into"), [&*frame.local(FIRST), &*int(size)?]))
+        })
+        .await
+    })
+}
+
+/// Same as `loop.sock_sendto`.
+pub fn sendto(event_loop: &Obj, sock: &Obj, data: &Obj, to: &Obj) -> Res {
+    coroutine::start("EventLoop.sock_sendto", [event_loop, sock, data, to], |frame| async move {
+        check(&frame)?;
+        retry(&frame, Direction::Write, |sock| {
+            attempt(sock.call_method(name!("sendto"), [&*frame.local(FIRST), &*frame.local(SECOND)]))
+        })
+        .await
+    })
+}
+
+/// Same as `loop.sock_sendall`. The view of `data` is held to the end: a `bytearray` cannot be resized meanwhile.
+pub fn sendall(event_loop: &Obj, sock: &Obj, data: &Obj) -> Res {
+    coroutine::start("EventLoop.sock_sendall", [event_loop, sock, data], |frame| async move {
+        check(&frame)?;
+        let view = ReadBuffer::new(&frame.local(FIRST))?;
+        let mut sent = 0;
+        retry(&frame, Direction::Write, |sock| {
+            let rest = &view.as_slice()[sent..];
+            let count = match direct(sock) {
+                Some(fd) => arrived(socket::send(fd, rest))?,
+                None => {
+                    // The program's own method gets an object that cannot outlive the view's bytes.
+                    let piece = if sent == 0 { frame.local(FIRST) } else { bytes_from(rest)? };
+                    let count = attempt(sock.call_method(name!("send"), [&*piece]))?;
+                    count.map(|count| index_value(&count)).transpose()?.map(|count| count as usize)
+                }
+            };
+            sent += count.unwrap_or(0).min(rest.len());
+            Ok((count.is_some() && sent == view.as_slice().len()).then(|| none().to_ref()))
+        })
+        .await
+    })
+}
+
+/// Same as `loop.sock_accept`.
+pub fn accept(event_loop: &Obj, sock: &Obj) -> Res {
+    coroutine::start("EventLoop.sock_accept", [event_loop, sock], |frame| async move {
+        check(&frame)?;
+        retry(&frame, Direction::Read, |sock| match direct(sock) {
+            Some(fd) => accept_plain(sock, fd),
+            None => accept_by_method(sock),
+        })
+        .await
+    })
+}
+
+fn accept_plain(sock: &Obj, fd: RawFd) -> Res<Option<Ref>> {
+    let (accepted, peer) = match socket::accept_from(fd) {
+        Ok(accepted) => accepted,
+        Err(error) => return arrived(Err(error)).map(|_nothing| None),
+    };
+    let connection = socket_object::adopt(accepted, socket_object::kind(sock)?)?;
+    let peer = address::of_peer(&connection, peer.as_ref())?;
+    tuple([&*connection, &*peer]).map(Some)
+}
+
+fn accept_by_method(sock: &Obj) -> Res<Option<Ref>> {
+    let Some(accepted) = attempt(sock.call_method(name!("accept"), []))? else {
+        return Ok(None);
+    };
+    accepted.get_item(&*int(0)?)?.call_method(name!("setblocking"), [crate::ffi::false_()])?;
+    Ok(Some(accepted))
+}
+
+/// Same as `loop.sock_connect`.
+pub fn connect(event_loop: &Obj, sock: &Obj, to: &Obj) -> Res {
+    coroutine::start("EventLoop.sock_connect", [event_loop, sock, to], |frame| async move {
+        check(&frame)?;
+        let address = resolved(&frame).await?;
+        match attempt(frame.local(SOCK).call_method(name!("connect"), [&*address]))? {
+            Some(_) => return Ok(none().to_ref()),
+            None => frame.set_local(FIRST, address),
+        }
+        // Interrupted or in progress, it goes on in the background; SO_ERROR tells how it ended.
+        loop {
+            ready(&frame, Direction::Write).await?;
+            let sock = frame.local(SOCK);
+            match socket::take_error(socket_fd(&sock, -1)) {
+                Ok(None) => return Ok(none().to_ref()),
+                Ok(Some(error)) | Err(error) if is_not_ready(&error) => drop(error),
+                Ok(Some(error)) => return Err(connect_failed(&error, &frame.local(FIRST))?),
+                Err(error) => return Err(Raised::os(&error)),
+            }
+        }
+    })
+}
+
+/// The address to connect to: resolved for IP sockets.
+async fn resolved(frame: &Frame) -> Res {
+    let resolving = {
+        let (event_loop, address) = (frame.local(LOOP), frame.local(FIRST));
+        let [family, type_, protocol] = socket_object::attributes(&frame.local(SOCK))?;
+        if !address::is_ip_family(index_value(&family)?) {
+            return Ok(address);
+        }
+        event_loop.call_method_kw(
+            name!("_ensure_resolved"),
+            [&*address, &*family, &*type_, &*protocol, &*event_loop],
+            kwnames!("family", "type", "proto", "loop"),
+        )?
+    };
+    let infos = frame.wait_for(resolving).await?;
+    let first = infos.get_item(&*int(0)?)?;
+    first.get_item(&*int(4)?)
+}
+
+/// OSError "Connect call failed ('127.0.0.1', 1)".
+#[cold]
+fn connect_failed(error: &io::Error, address: &Obj) -> Res<Raised> {
+    let text = string(&format!("Connect call failed {}", str_of(address)?))?;
+    let exception = exc::os_error().call([&*int(error.raw_os_error().unwrap_or_default().into())?, &*text])?;
+    Ok(Raised::raise(exception))
+}
+
+/// Make the call until it is done; `call` gives None for "not now".
+async fn retry(frame: &Rc<Frame>, d: Direction, mut call: impl FnMut(&Obj) -> Res<Option<Ref>>) -> Res {
+    loop {
+        if let Some(done) = call(&frame.local(SOCK))? {
+            return Ok(done);
+        }
+        ready(frame, d).await?;
+    }
+}
+
+/// Wait until the socket is ready.
+///
+/// # Errors
+/// RuntimeError if a transport uses the descriptor; OSError as epoll has it; what is thrown in.
+async fn ready(frame: &Frame, d: Direction) -> Res<()> {
+    let future = Owned::new(Future::default())?;
+    let watch = {
+        let (event_loop, sock) = (frame.local(LOOP), frame.local(SOCK));
+        Fut::from_inst(&*future).init(Some(&event_loop))?;
+        let Some(driver) = Driver::of(&event_loop) else {
+            return Err(Raised::type_error("the loop is not an aioxide loop"));
+        };
+        let fd = descriptor(&sock)?;
+        driver.transports.ensure_none(&*int(fd.into())?)?;
+        driver.watch(fd, d, future.obj())?;
+        Watch { frame, fd, d, future: future.obj().address() }
+    };
+    let woken = frame.wait(future.into_ref()).await;
+    drop(watch);
+    woken.map(drop)
+}
+
+/// A watch of this coroutine's, which ends with it.
+struct Watch<'a> {
+    frame: &'a Frame,
+    fd: RawFd,
+    d: Direction,
+    /// By address: whoever else has the place by now keeps it.
+    future: usize,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if let Some(driver) = Driver::of(&self.frame.local(LOOP)) {
+            driver.linger(self.fd, self.d, self.future);
+        }
+    }
+}
+
+/// What `sock_*` asks of the socket before anything else.
+fn check(frame: &Frame) -> Res<()> {
+    let (event_loop, sock) = (frame.local(LOOP), frame.local(SOCK));
+    socket_object::refuse_tls(&sock)?;
+    let is_debug = Scheduler::of(&event_loop).is_some_and(|s| s.debug.get());
+    if is_debug {
+        let timeout = sock.call_method(name!("gettimeout"), [])?;
+        if timeout.is_none() || float_value(&timeout)? != 0.0 {
+            return Err(Raised::value_error("the socket must be non-blocking"));
+        }
+    }
+    Ok(())
+}
+
+/// The descriptor of a plain socket.
+#[inline]
+fn direct(sock: &Obj) -> Option<RawFd> {
+    socket_object::is_plain(sock).then(|| socket_fd(sock, -1))
+}
+
+/// A size that `recv` can be asked for directly; anything else is for the method, whose errors are the right ones.
+fn size(count: &Obj) -> Option<usize> {
+    if !count.is_long() {
+        return None;
+    }
+    match index_value(count) {
+        Ok(count) => usize::try_from(count).ok().filter(|&count| count != 0),
+        Err(raised) => {
+            raised.forget();
+            None
+        }
+    }
+}
+
+fn receive(event_loop: &Obj, fd: RawFd, size: usize) -> Res<Option<Ref>> {
+    if let (Some(driver), true) = (Driver::of(event_loop), size <= COPIED_BYTES) {
+        let received = socket::recv_into(fd, &mut driver.receive_buffer.borrow_mut()[..size]);
+        let Some(count) = arrived(received)? else {
+            return Ok(None);
+        };
+        return bytes_from(&driver.receive_buffer.borrow()[..count]).map(Some);
+    }
+    let mut writer = BytesWriter::with_capacity(size)?;
+    let Some(count) = arrived(socket::recv(fd, writer.room()))? else {
+        return Ok(None);
+    };
+    writer.finish(count).map(Some)
+}
+
+/// What a method of the socket came to; None for "not now".
+fn attempt(outcome: Res) -> Res<Option<Ref>> {
+    match outcome {
+        Ok(done) => Ok(Some(done)),
+        Err(raised) if raised.matches(exc::blocking_io_error()) || raised.matches(exc::interrupted_error()) => {
+            raised.forget();
+            Ok(None)
+        }
+        Err(raised) => Err(raised),
+    }
+}
+
+fn is_not_ready(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

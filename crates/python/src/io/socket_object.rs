@@ -1,0 +1,72 @@
+//! Python's socket objects: made of a descriptor, and looked at.
+//!
+//! CPython counterpart: `socket.socket.__init__` and `socket.socket.accept`.
+
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+
+use aioxide_core::sys::socket;
+
+use crate::ffi::{Obj, Ref, Res, import, index_value, int};
+use crate::name;
+use crate::objects::names::imports;
+
+/// `(sock.family, sock.type, sock.proto)`, as they are.
+pub fn attributes(sock: &Obj) -> Res<[Ref; 3]> {
+    Ok([sock.getattr(name!("family"))?, sock.getattr(name!("type"))?, sock.getattr(name!("proto"))?])
+}
+
+/// The numbers that `socket.socket(family, type, proto)` was made of.
+pub fn kind(sock: &Obj) -> Res<[i64; 3]> {
+    let [family, type_, protocol] = attributes(sock)?;
+    Ok([index_value(&family)?, index_value(&type_)?, index_value(&protocol)?])
+}
+
+/// A non-blocking socket object that owns `fd`.
+///
+/// The steps of `socket.socket.__init__` without its Python frame: there a signal handler could raise when the object has
+/// taken the descriptor already, and nobody would know who has to close it.
+pub fn adopt(fd: OwnedFd, kind: [i64; 3]) -> Res {
+    let imports = imports();
+    let [family, type_, protocol] = kind;
+    let type_ = type_ | i64::from(socket::NONBLOCK);
+    let sock = imports.socket_class.call_method(name!("__new__"), [&*imports.socket_class])?;
+    let numbers = [int(family)?, int(type_)?, int(protocol)?, int(fd.as_raw_fd().into())?];
+    let [family, type_, protocol, number] = &numbers;
+    imports.c_socket_class.call_method(name!("__init__"), [&*sock, family, type_, protocol, number])?;
+    // From here on it is the object's.
+    let _number = fd.into_raw_fd();
+    sock.setattr(name!("_io_refs"), &*int(0)?)?;
+    sock.setattr(name!("_closed"), crate::ffi::false_())?;
+    Ok(sock)
+}
+
+/// Exactly `socket.socket`: its methods are the system's calls, and no program's own.
+#[inline]
+pub fn is_plain(sock: &Obj) -> bool {
+    sock.class().is(&imports().socket_class)
+}
+
+/// Same as `base_events._check_ssl_socket`.
+///
+/// # Errors
+/// TypeError for an `ssl.SSLSocket`, which does its own reading and writing.
+pub fn refuse_tls(sock: &Obj) -> Res<()> {
+    if is_plain(sock) {
+        return Ok(());
+    }
+    let tls: Option<Ref> = match import("ssl") {
+        Ok(module) => module.getattr_opt(name!("SSLSocket"))?,
+        // An interpreter without OpenSSL.
+        Err(raised) if raised.matches(crate::ffi::exc::import_error()) => {
+            raised.forget();
+            None
+        }
+        Err(raised) => return Err(raised),
+    };
+    match tls {
+        Some(class) if sock.is_instance(&class)? => {
+            Err(crate::ffi::Raised::type_error("Socket cannot be of type SSLSocket"))
+        }
+        _ => Ok(()),
+    }
+}
