@@ -79,13 +79,18 @@ fn send(this: &Inst<FutureIter>, _value: &Obj) -> Res {
 }
 
 fn throw(this: &Inst<FutureIter>, args: Args) -> Res {
-    let exception = exception_of_throw(args)?;
+    let exception = exception_of_throw(args, |_| {
+        "exceptions must be classes deriving BaseException or instances of such a class".to_owned()
+    })?;
     this.future.clear();
     Err(Raised::raise(exception))
 }
 
 /// What `generator.throw` raises for its arguments: an instance, or the old triple (deprecated from 3.12 on).
-pub fn exception_of_throw(args: Args) -> Res {
+///
+/// # Errors
+/// TypeError for what is no exception, with the text that `no_exception` makes.
+pub fn exception_of_throw(args: Args, no_exception: impl FnOnce(&Obj) -> String) -> Res {
     let [class, value, tb] = args.bind("throw", ["type", "val", "tb"], 3, 1)?;
     let class = class.unwrap_or(none());
     let value = value.filter(|v| !v.is_none());
@@ -113,9 +118,7 @@ pub fn exception_of_throw(args: Args) -> Res {
         }
         class.to_ref()
     } else {
-        return Err(Raised::type_error(
-            "exceptions must be classes deriving BaseException or instances of such a class",
-        ));
+        return Err(Raised::type_error(&no_exception(class)));
     };
     if !e.is_exception() {
         return Err(Raised::type_error("exceptions must derive from BaseException"));

@@ -8,6 +8,7 @@ use super::{COROUTINE, Coroutine, Stage, next};
 use crate::ffi::trampoline::Awaiting;
 use crate::ffi::{
     Args, ClassBuilder, Inst, Obj, Raised, Ref, Res, exc, import, index_value, none, string, tuple, tuple_of_refs,
+    type_name,
 };
 use crate::objects::future::waiting::exception_of_throw;
 use crate::objects::names::imports;
@@ -39,7 +40,9 @@ fn send(this: &This, value: &Obj) -> Res {
 }
 
 fn throw(this: &This, args: Args) -> Res {
-    let exception = exception_of_throw(args)?;
+    let exception = exception_of_throw(args, |wrong| {
+        format!("exceptions must be classes or instances deriving from BaseException, not {}", type_name(wrong))
+    })?;
     stepped(this.resume(Some(exception))?)
 }
 
