@@ -29,15 +29,6 @@ pub fn set_known_hash(dict: &Obj, key: &Obj, value: &Obj, hash: isize) -> Res<()
     Raised::check(unsafe { _PyDict_SetItem_KnownHash(dict.as_ptr(), key.as_ptr(), value.as_ptr(), hash as _) })
 }
 
-/// `dict.get(key)`, borrowed.
-pub fn dict_get<'a>(dict: &'a Obj, key: &Obj) -> Option<&'a Obj> {
-    // SAFETY: a dict and a live key; a missing key is no error here.
-    unsafe {
-        let p = c::PyDict_GetItemWithError(dict.as_ptr(), key.as_ptr());
-        if p.is_null() { None } else { Some(Obj::from_raw(p)) }
-    }
-}
-
 /// `dict.pop(key, None)`, dropping the value.
 pub fn dict_discard(dict: &Obj, key: &Obj) {
     // SAFETY: a dict and a live key.

@@ -221,6 +221,16 @@ impl Obj {
         }
     }
 
+    /// `self.get(key)` of a dict, borrowed.
+    #[inline]
+    pub fn dict_get(&self, key: &Obj) -> Option<&Obj> {
+        // SAFETY: live objects; a missing key is no error here, nor is what is no dict.
+        unsafe {
+            let p = c::PyDict_GetItemWithError(self.as_ptr(), key.as_ptr());
+            if p.is_null() { None } else { Some(Obj::from_raw(p)) }
+        }
+    }
+
     pub fn get_item(&self, key: &Obj) -> Res {
         // SAFETY: live objects.
         unsafe { Ref::from_owned(c::PyObject_GetItem(self.as_ptr(), key.as_ptr())) }

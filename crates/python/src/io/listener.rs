@@ -39,6 +39,8 @@ pub struct Listener {
     backlog: usize,
     /// Copied where asyncio would make the reader's Handle.
     context: Slot,
+    /// Each connection runs in a copy of it (3.15+).
+    connection_context: Slot,
     /// What a socket accepted here is made of: family, type, protocol.
     kind: [i64; 3],
 }
@@ -54,15 +56,11 @@ impl Native for Listener {
     }
 
     fn traverse(&self, visit: &Visit) {
-        for slot in [&self.event_loop, &self.protocol_factory, &self.sock, &self.server, &self.context] {
-            visit.slot(slot);
-        }
+        self.slots().into_iter().for_each(|slot| visit.slot(slot));
     }
 
     fn clear(&self) {
-        for slot in [&self.event_loop, &self.protocol_factory, &self.sock, &self.server, &self.context] {
-            slot.clear();
-        }
+        self.slots().into_iter().for_each(Slot::clear);
     }
 }
 
@@ -76,6 +74,7 @@ pub fn start_serving(
     sock: &Obj,
     server: Option<&Obj>,
     backlog: usize,
+    context: Option<&Obj>,
 ) -> Res<()> {
     let listener = Owned::new(Listener {
         event_loop: Slot::of(event_loop.to_ref()),
@@ -85,6 +84,7 @@ pub fn start_serving(
         server: server.map_or_else(Slot::empty, |s| Slot::of(s.to_ref())),
         backlog,
         context: Slot::of(Context::copy_current()?),
+        connection_context: context.map_or_else(Slot::empty, |c| Slot::of(c.to_ref())),
         kind: socket_object::kind(sock)?,
     })?;
     listener.watch(event_loop)
@@ -110,6 +110,10 @@ fn resume(me: &Obj) -> Res {
 }
 
 impl Listener {
+    fn slots(&self) -> [&Slot; 6] {
+        [&self.event_loop, &self.protocol_factory, &self.sock, &self.server, &self.context, &self.connection_context]
+    }
+
     /// The socket's descriptor as it is now, -1 if it is closed.
     fn descriptor(&self) -> RawFd {
         self.sock.get().map_or(-1, |sock| socket_fd(&sock, self.fd))
@@ -174,12 +178,22 @@ impl Inst<Listener> {
             imports().logger.call_method(name!("debug"), [&*format, &*server, &*peer, &*sock])?;
         }
         let mut protocol = None;
-        let made = Context::run(&*Context::copy_current()?, || {
+        let given = self.connection_context.get();
+        let context = given.as_deref().map_or_else(Context::copy_current, Context::copy)?;
+        let made = Context::run(&context, || {
             let extra = dict()?;
             extra.set_item(name!("peername"), &peer)?;
             protocol = Some(self.protocol_factory.get_or_none().call0()?);
             let protocol = protocol.as_deref().unwrap_or(none());
-            transport::make(event_loop, &sock, protocol, None, Some(&extra), self.server.get().as_deref())
+            transport::make(
+                event_loop,
+                &sock,
+                protocol,
+                None,
+                Some(&extra),
+                self.server.get().as_deref(),
+                given.as_ref().map(|_| &*context),
+            )
         });
         match made {
             Ok(_watched) => Ok(()),

@@ -41,6 +41,8 @@ macro_rules! imports {
 imports! {
     c_future = "_asyncio"."Future",
     c_task = "_asyncio"."Task",
+    tasks_namespace = "asyncio.tasks"."__dict__",
+    futures_namespace = "asyncio.futures"."__dict__",
     cancelled_error = "asyncio.exceptions"."CancelledError",
     invalid_state_error = "asyncio.exceptions"."InvalidStateError",
     get_running_loop = "asyncio.events"."_get_running_loop",

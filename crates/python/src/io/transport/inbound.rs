@@ -125,7 +125,7 @@ impl Inst<SocketTransport> {
             return Ok(());
         }
         self.inbound.paused.set(false);
-        self.start_reading(Context::copy_current()?)?;
+        self.start_reading(self.capture_context()?)?;
         self.log_debug("%r resumes reading")
     }
 

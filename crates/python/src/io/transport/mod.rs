@@ -40,11 +40,11 @@ use super::protocol::Protocol;
 use crate::ffi::{
     Class, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, index_value, none, socket_fd,
 };
-use crate::name;
 use crate::objects::future::{Fut, State};
 use crate::objects::handle::{self, Handle};
 use crate::objects::names::imports;
 use crate::objects::scheduler::{Entry, Scheduler};
+use crate::{kwnames, name};
 
 /// Continuations of a transport in the ready queue.
 const READ: u32 = Direction::Read as u32;
@@ -60,6 +60,8 @@ pub struct SocketTransport {
     server: Slot,
     /// The dict behind `get_extra_info`.
     extra: Slot,
+    /// What all its callbacks run in (3.15+); none: in a copy of the context in which each is asked for.
+    context: Slot,
     protocol: Protocol,
     /// Who waits for `connection_made` to have been called.
     waiter: Slot,
@@ -82,17 +84,13 @@ impl Native for SocketTransport {
     }
 
     fn traverse(&self, visit: &Visit) {
-        for slot in [&self.event_loop, &self.sock, &self.server, &self.extra, &self.waiter, &self.write_context] {
-            visit.slot(slot);
-        }
+        self.slots().into_iter().for_each(|slot| visit.slot(slot));
         self.protocol.traverse(visit);
         self.inbound.traverse(visit);
     }
 
     fn clear(&self) {
-        for slot in [&self.event_loop, &self.sock, &self.server, &self.extra, &self.waiter, &self.write_context] {
-            slot.clear();
-        }
+        self.slots().into_iter().for_each(Slot::clear);
         self.protocol.clear();
         self.inbound.clear();
     }
@@ -103,7 +101,7 @@ pub fn class() -> Ref {
     CLASS.type_object().to_ref()
 }
 
-/// Same as `_SelectorSocketTransport(loop, sock, protocol, waiter, extra, server)`: `connection_made` is called in the next
+/// Same as `_SelectorSocketTransport(loop, sock, protocol, waiter, extra, server, context)`: `connection_made` is called in the next
 /// turn, then reading starts, then `waiter` gets its result.
 ///
 /// # Errors
@@ -116,6 +114,7 @@ pub fn make(
     waiter: Option<&Obj>,
     extra: Option<&Obj>,
     server: Option<&Obj>,
+    context: Option<&Obj>,
 ) -> Res<Owned<SocketTransport>> {
     let (Some(driver), Some(scheduler)) = (Driver::of(event_loop), Scheduler::of(event_loop)) else {
         return Err(Raised::type_error("the loop is not an aioxide loop"));
@@ -131,6 +130,7 @@ pub fn make(
         fd: Cell::new(fd),
         server: Slot::empty(),
         extra: Slot::of(extra),
+        context: context.map_or_else(Slot::empty, |c| Slot::of(c.to_ref())),
         protocol: Protocol::default(),
         waiter: waiter.map_or_else(Slot::empty, |w| Slot::of(w.to_ref())),
         closing: Cell::new(false),
@@ -176,6 +176,15 @@ fn set_nodelay(sock: &Obj, fd: RawFd) -> Res<()> {
 }
 
 impl SocketTransport {
+    fn slots(&self) -> [&Slot; 7] {
+        [&self.event_loop, &self.sock, &self.server, &self.extra, &self.context, &self.waiter, &self.write_context]
+    }
+
+    /// The context of a callback that is asked for now.
+    fn capture_context(&self) -> Res {
+        self.context.get().map_or_else(Context::copy_current, Ok)
+    }
+
     pub fn is_closing(&self) -> bool {
         self.closing.get()
     }
@@ -243,7 +252,7 @@ impl Inst<SocketTransport> {
     fn schedule_start(&self, scheduler: &Scheduler) -> Res<()> {
         let connection_made = self.protocol.object().getattr(name!("connection_made"))?;
         self.call_soon(scheduler, &connection_made, self.obj())?;
-        self.inbound.context.put(Context::copy_current()?);
+        self.inbound.context.put(self.capture_context()?);
         scheduler.push(Entry::Native(self.obj().to_ref(), START));
         Ok(())
     }
@@ -251,11 +260,16 @@ impl Inst<SocketTransport> {
     /// `loop.call_soon(callback, argument)`, by way of Python only if somebody has overridden it.
     fn call_soon(&self, scheduler: &Scheduler, callback: &Obj, argument: &Obj) -> Res<()> {
         let event_loop = self.event_loop()?;
+        let context = self.context.get();
         if !scheduler.direct.get() {
-            return event_loop.call_method(name!("call_soon"), [callback, argument]).map(drop);
+            let call_soon = event_loop.getattr(name!("call_soon"))?;
+            return match context {
+                Some(context) => call_soon.call_kw(&[callback, argument, &*context], kwnames!("context")).map(drop),
+                None => call_soon.call([callback, argument]).map(drop),
+            };
         }
         scheduler.check_submit()?;
-        handle::queue(scheduler, &Handle::new(callback, &[argument], &event_loop, None)?)
+        handle::queue(scheduler, &Handle::new(callback, &[argument], &event_loop, context.as_deref())?)
     }
 
     fn on_start(&self) -> Res<()> {

@@ -92,7 +92,7 @@ impl Inst<SocketTransport> {
             driver.watch(self.fd.get(), Direction::Write, self.obj())?;
             self.writing.set(true);
         }
-        self.write_context.put(Context::copy_current()?);
+        self.write_context.put(self.capture_context()?);
         Ok(())
     }
 

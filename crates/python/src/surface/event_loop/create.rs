@@ -2,12 +2,21 @@
 
 use super::EventLoop;
 use crate::ffi::{Args, Inst, Obj, Owned, Raised, Res, dict, none, tuple};
-use crate::name;
 use crate::objects::future::{Fut, Future};
-use crate::objects::names::hexversion;
+use crate::objects::names::{hexversion, imports};
 use crate::tasks::task::{self, Options};
+use crate::{kwnames, name};
+
+/// The class that a program has put in the place of asyncio's own, if it has: asyncio's loops look it up at each call.
+#[inline]
+fn replaced<'a>(namespace: &'a Obj, name: &Obj, original: &Obj) -> Option<&'a Obj> {
+    namespace.dict_get(name).filter(|class| !class.is(original))
+}
 
 pub fn create_future(this: &Inst<EventLoop>) -> Res {
+    if let Some(class) = replaced(&imports().futures_namespace, name!("Future"), &imports().c_future) {
+        return class.to_ref().call_kw(&[this.obj()], kwnames!("loop"));
+    }
     let f = Owned::new(Future::default())?;
     Fut::from_inst(&*f).init(Some(this.obj()))?;
     Ok(f.into_ref())
@@ -15,6 +24,10 @@ pub fn create_future(this: &Inst<EventLoop>) -> Res {
 
 pub fn create_task(this: &Inst<EventLoop>, args: Args) -> Res {
     this.scheduler.check_closed()?;
+    let class = replaced(&imports().tasks_namespace, name!("Task"), &imports().c_task);
+    if let (Some(class), false) = (class, this.scheduler.task_factory.is_some()) {
+        return by_class(this.obj(), &class.to_ref(), &parse(args)?);
+    }
     if let ([coro], false) = (args.positional(), args.has_keywords()) {
         if !this.scheduler.task_factory.is_some() {
             return Ok(task::create(this.obj(), coro, Options::default())?.into_ref());
@@ -82,6 +95,19 @@ fn parse(args: Args<'_>) -> Res<Parsed<'_>> {
 
 fn unexpected(key: &Obj) -> Res<Raised> {
     Ok(Raised::type_error(&format!("create_task() got an unexpected keyword argument '{}'", crate::ffi::utf8(key)?)))
+}
+
+fn by_class(event_loop: &Obj, class: &Obj, p: &Parsed<'_>) -> Res {
+    let kwargs = dict()?;
+    kwargs.set_item(name!("loop"), event_loop)?;
+    kwargs.set_item(name!("name"), p.name.unwrap_or(none()))?;
+    if let Some(context) = p.context {
+        kwargs.set_item(name!("context"), context)?;
+    }
+    for (key, value) in &p.rest {
+        kwargs.set_item(key, value)?;
+    }
+    class.call_dict(&*tuple([p.coro])?, Some(&kwargs))
 }
 
 /// From 3.14 on the factory gets the keywords that were given, no more and no less.

@@ -1,7 +1,7 @@
 //! Transports for connected sockets, and accepting on listening ones.
 
 use super::EventLoop;
-use crate::ffi::{Args, Context, Inst, Obj, Raised, Res, exc, index_value, none};
+use crate::ffi::{Args, Inst, Obj, Raised, Res, exc, index_value, none};
 use crate::io::{listener, transport};
 
 pub fn make_socket_transport(this: &Inst<EventLoop>, args: Args) -> Res {
@@ -9,25 +9,16 @@ pub fn make_socket_transport(this: &Inst<EventLoop>, args: Args) -> Res {
     let [sock, protocol, waiter, extra, server, context] =
         args.bind("_make_socket_transport", ["sock", "protocol", "waiter", "extra", "server", "context"], 3, 2)?;
     let given = |o: Option<&'_ Obj>| o.filter(|o| !o.is_none()).map(Obj::to_ref);
-    in_context(context, || {
-        transport::make(
-            this.obj(),
-            sock.unwrap_or(none()),
-            protocol.unwrap_or(none()),
-            given(waiter).as_deref(),
-            given(extra).as_deref(),
-            given(server).as_deref(),
-        )
-        .map(crate::ffi::Owned::into_ref)
-    })
-}
-
-/// A transport's callbacks run in a copy of the context it is made in; 3.15 names one.
-fn in_context<T>(context: Option<&Obj>, f: impl FnOnce() -> Res<T>) -> Res<T> {
-    match context.filter(|c| !c.is_none()) {
-        Some(context) => Context::run(&*Context::copy(context)?, f),
-        None => f(),
-    }
+    transport::make(
+        this.obj(),
+        sock.unwrap_or(none()),
+        protocol.unwrap_or(none()),
+        given(waiter).as_deref(),
+        given(extra).as_deref(),
+        given(server).as_deref(),
+        context.filter(|c| !c.is_none()),
+    )
+    .map(crate::ffi::Owned::into_ref)
 }
 
 pub fn start_serving(this: &Inst<EventLoop>, args: Args) -> Res {
@@ -55,9 +46,8 @@ pub fn start_serving(this: &Inst<EventLoop>, args: Args) -> Res {
         None => 100,
     };
     let server = server.filter(|s| !s.is_none());
-    in_context(context, || {
-        listener::start_serving(this.obj(), factory.unwrap_or(none()), sock.unwrap_or(none()), server, backlog)
-    })?;
+    let (factory, sock) = (factory.unwrap_or(none()), sock.unwrap_or(none()));
+    listener::start_serving(this.obj(), factory, sock, server, backlog, context.filter(|c| !c.is_none()))?;
     Ok(none().to_ref())
 }
 

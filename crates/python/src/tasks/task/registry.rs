@@ -117,9 +117,9 @@ pub fn with_current<T>(event_loop: &Obj, task: &Obj, f: impl FnOnce() -> Res<T>)
     }
     #[cfg(not(Py_3_14))]
     {
-        use crate::ffi::current_task::{dict_discard, dict_get};
+        use crate::ffi::current_task::dict_discard;
         let dict = &REGISTRY.get().current;
-        let before = dict_get(dict, event_loop).map(Obj::to_ref);
+        let before = dict.dict_get(event_loop).map(Obj::to_ref);
         dict.set_item(event_loop, task)?;
         let r = f();
         restore(r, || match &before {
