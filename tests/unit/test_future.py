@@ -444,6 +444,28 @@ def test_setting_an_outcome_from_an_exceptions_constructor_is_refused(new_loop):
         pass
 
 
+@pytest.mark.parametrize("make", ["future", "task"])
+def test_awaiting_by_hand(new_loop, make):
+    loop = new_loop()
+    try:
+        future = loop.create_future()
+        awaited = future if make == "future" else loop.create_task(asyncio.wait_for(future, None))
+        iterator = awaited.__await__()
+        assert iterator is not awaited
+        assert iterator.send(None) is awaited
+        with pytest.raises(ZeroDivisionError):
+            iterator.throw(ZeroDivisionError())
+        iterator.close()
+        future.set_result(5)
+        assert loop.run_until_complete(awaited) == 5
+        with pytest.raises(StopIteration) as stop:
+            awaited.__await__().send(None)
+        assert stop.value.value == 5
+        assert not asyncio.iscoroutine(awaited)
+    finally:
+        loop.close()
+
+
 def test_iterating_by_hand(new_loop):
     future = new_loop().create_future()
     iterator = iter(future)

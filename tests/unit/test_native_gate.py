@@ -21,6 +21,7 @@ import functools
 import gc
 import os
 import selectors
+import socket
 import sys
 
 import aioxide
@@ -227,7 +228,26 @@ async def tasks_and_futures(loop, watch):
     assert len(called) == N + 1
 
 
-WORK = [echoes, stream_echoes, timers, task_switches, tasks_and_futures]
+async def socket_calls(loop, watch):
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        there.setblocking(False)
+
+        async def echo():
+            for _ in range(N):
+                await loop.sock_sendall(there, await loop.sock_recv(there, 100))
+
+        echoing = loop.create_task(echo())
+        buffer = bytearray(100)
+        with watch:
+            for _ in range(N):
+                await loop.sock_sendall(here, b"ping")
+                assert await loop.sock_recv_into(here, buffer) == 4
+        await echoing
+
+
+WORK = [echoes, stream_echoes, timers, task_switches, tasks_and_futures, socket_calls]
 each_work = pytest.mark.parametrize("work", WORK, ids=lambda work: work.__name__)
 
 

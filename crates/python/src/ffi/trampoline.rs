@@ -31,6 +31,12 @@ impl Method {
         }
     }
 
+    /// The method stands in the place of the one that a slot of the same name would make: Python code that calls it by name
+    /// gets the method, the interpreter takes the slot.
+    pub fn beside_slot(self) -> Method {
+        Method { flags: self.flags | c::METH_COEXIST, ..self }
+    }
+
     pub fn of_class(self) -> Method {
         Method { flags: self.flags | c::METH_CLASS, ..self }
     }

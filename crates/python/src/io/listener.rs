@@ -19,16 +19,13 @@ use super::driver::Driver;
 use super::{address, socket_object, transport};
 use crate::ffi::trampoline::Definition;
 use crate::ffi::{
-    Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, float, index_value,
-    none, socket_fd, string,
+    Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, index_value, none,
+    socket_fd, string,
 };
 use crate::objects::names::imports;
 use crate::objects::report::Report;
 use crate::objects::scheduler::Scheduler;
 use crate::{definition_noargs, name};
-
-/// `constants.ACCEPT_RETRY_DELAY`
-const RETRY_DELAY_S: f64 = 1.0;
 
 pub struct Listener {
     event_loop: Slot,
@@ -228,7 +225,7 @@ impl Inst<Listener> {
             .send(event_loop)
     }
 
-    /// The kernel keeps reporting what cannot be accepted now: look away for a second.
+    /// The kernel keeps reporting what cannot be accepted now: look away for a while (`constants.ACCEPT_RETRY_DELAY`).
     #[cold]
     fn retry_later(&self, event_loop: &Obj, error: &io::Error) -> Res<()> {
         let exception = Raised::os(error).take();
@@ -240,7 +237,7 @@ impl Inst<Listener> {
         if let Some(driver) = Driver::of(event_loop) {
             driver.unwatch(self.fd, Direction::Read, self.obj())?;
         }
-        let delay = float(RETRY_DELAY_S)?;
+        let delay = imports().constants.getattr(name!("ACCEPT_RETRY_DELAY"))?;
         let resume = RESUME.bind(self.obj())?;
         event_loop.call_method(name!("call_later"), [&*delay, &*resume]).map(drop)
     }

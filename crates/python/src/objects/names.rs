@@ -51,6 +51,7 @@ imports! {
     get_event_loop_policy = "asyncio.events"."get_event_loop_policy",
     handle_class = "asyncio.events"."Handle",
     timer_handle_class = "asyncio.events"."TimerHandle",
+    constants = "asyncio"."constants",
     transport_socket_class = "asyncio.trsock"."TransportSocket",
     transport_class = "asyncio.transports"."Transport",
     buffered_protocol_class = "asyncio.protocols"."BufferedProtocol",

@@ -255,6 +255,7 @@ macro_rules! future_methods {
         .slot(pyo3_ffi::Py_tp_repr, unary!($t, face::repr::<$t>))
         .slot(pyo3_ffi::Py_tp_iter, unary!($t, waiting::iter_of::<$t>))
         .slot(pyo3_ffi::Py_am_await, unary!($t, waiting::itself::<$t>))
+        .method(c"__await__", noargs!($t, waiting::iter_of::<$t>).beside_slot(), c"An iterator to drive by hand.")
         .slot(pyo3_ffi::Py_tp_iternext, await_next!($t, waiting::next_of::<$t>))
         .slot(pyo3_ffi::Py_am_send, await_send!($t, waiting::next_of::<$t>))
         .method(c"result", noargs!($t, face::result::<$t>), c"The result, or raise the exception, CancelledError or InvalidStateError.")

@@ -1,8 +1,8 @@
 //! `await future`, and `yield from future`.
 //!
 //! CPython counterpart: `FutureIter`. `await` needs no iterator object: `am_await` gives the future itself, whose
-//! `tp_iternext` and `am_send` do what FutureIter's do. Only `iter(future)` makes an iterator with `send`, `throw` and
-//! `close`, for people who drive it by hand; on the future itself these methods would make it look like a coroutine.
+//! `tp_iternext` and `am_send` do what FutureIter's do. Only `iter(future)` and `future.__await__()` make an iterator with
+//! `send`, `throw` and `close`, for people who drive it by hand; on the future itself these methods would make it look like a coroutine.
 
 use super::{Fut, FutureLike};
 use crate::ffi::trampoline::Awaiting;

@@ -70,7 +70,6 @@ fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
     };
     let value = open().map_err(|e| Raised::os(&e))?;
     let this = Owned::of_class(class, value)?;
-    this.scheduler.loop_hash.set(this.obj().hash()?);
     this.scheduler.direct.set(!is_overridden(class, crate::name!("call_soon"))?);
     this.time_overridden.set(is_overridden(class, crate::name!("time"))?);
     Ok(this.into_ref())

@@ -232,6 +232,7 @@ impl<'a> Running<'a> {
 
     fn enter(&mut self) -> Res<()> {
         let me = self.this.obj();
+        self.this.scheduler.loop_hash.set(me.hash()?);
         me.call_method(name!("_set_coroutine_origin_tracking"), [self.this.scheduler.debug.get().into_obj()])?;
         let sys = import("sys")?;
         let first = me.getattr(name!("_asyncgen_firstiter_hook"))?;
