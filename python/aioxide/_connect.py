@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import socket
 import sys
 from asyncio import base_events
@@ -166,29 +165,6 @@ class Connecting(LoopPart):
             logger.debug("%r handled: (%r, %r)", transport.get_extra_info("socket"), transport, protocol)
         return transport, protocol
 
-    async def _create_connection_transport(
-        self, sock: socket.socket, protocol_factory: ProtocolFactory
-    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
-        """Hand a connected socket to a new transport and wait for `connection_made`."""
-        # From 3.15 on all callbacks of a transport run in one copy of the caller's context.
-        context: dict[str, Any] = {}
-        if sys.version_info >= (3, 15):
-            context["context"] = contextvars.copy_context()
-        try:
-            sock.setblocking(False)
-            protocol = protocol_factory()
-            waiter: asyncio.Future[None] = self.create_future()
-            transport = self._make_socket_transport(sock, protocol, waiter, **context)
-        except BaseException:
-            sock.close()
-            raise
-        try:
-            await waiter
-        except BaseException:
-            transport.close()
-            raise
-        return transport, protocol
-
     async def _resolve_stream(
         self, address: tuple[Any, ...], *, family: int, proto: int, flags: int
     ) -> Iterable[AddressInfo]:
@@ -230,33 +206,21 @@ class Connecting(LoopPart):
         finally:
             del errors  # their tracebacks hold this frame
 
-    async def _connect_sock(
-        self,
-        errors: list[list[OSError]],
-        info: AddressInfo,
-        local_infos: Iterable[AddressInfo] | None = None,
-    ) -> socket.socket:
-        """Create, bind and connect one socket. What fails is listed and raised."""
-        mine: list[OSError] = []
-        errors.append(mine)
-        family, type_, proto, _, address = info
-        sock = None
-        try:
-            sock = socket.socket(family=family, type=type_, proto=proto)
-            sock.setblocking(False)
-            if local_infos is not None:
-                _bind_to_one(sock, family, local_infos, mine)
-            await self.sock_connect(sock, address)
-            return sock
-        except BaseException as error:
-            if isinstance(error, OSError):
-                mine.append(error)
-            if sock is not None:
-                with contextlib.suppress(OSError):  # the first error counts
-                    sock.close()
-            raise
-        finally:
-            del errors, mine
+    def _bind_to_one(
+        self, sock: socket.socket, family: int, local_infos: Iterable[AddressInfo], errors: list[OSError]
+    ) -> None:
+        """Bind to the first local address that works; errors on the way are listed."""
+        for local_family, _, _, _, address in local_infos:
+            if local_family != family:
+                continue
+            try:
+                sock.bind(address)
+                return
+            except OSError as error:
+                errors.append(bind_error(error, address))
+        if errors:
+            raise errors.pop()
+        raise OSError(f"no matching local address with {family=} found")
 
 
 def _check_server_hostname(ssl: Any, host: str | None, server_hostname: str | None) -> None:
@@ -264,21 +228,6 @@ def _check_server_hostname(ssl: Any, host: str | None, server_hostname: str | No
         raise ValueError("server_hostname is only meaningful with ssl")
     if server_hostname is None and ssl and not host:
         raise ValueError("You must set server_hostname when using ssl without a host")
-
-
-def _bind_to_one(sock: socket.socket, family: int, local_infos: Iterable[AddressInfo], errors: list[OSError]) -> None:
-    """Bind to the first local address that works; errors on the way are listed."""
-    for local_family, _, _, _, address in local_infos:
-        if local_family != family:
-            continue
-        try:
-            sock.bind(address)
-            return
-        except OSError as error:
-            errors.append(bind_error(error, address))
-    if errors:
-        raise errors.pop()
-    raise OSError(f"no matching local address with {family=} found")
 
 
 def _connect_error(errors: list[OSError], all_errors: bool) -> Exception:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
     from concurrent.futures import ThreadPoolExecutor
     from contextvars import Context
     from typing import TypeAlias
@@ -61,6 +61,16 @@ class LoopPart(asyncio.AbstractEventLoop):
             server: object = None,
             context: Context | None = None,  # 3.15+
         ) -> asyncio.Transport: ...
+
+        def _connect_sock(
+            self,
+            exceptions: list[list[OSError]],
+            addr_info: AddressInfo,
+            local_addr_infos: Iterable[AddressInfo] | None = None,
+        ) -> Coroutine[Any, Any, socket.socket]: ...
+        def _create_connection_transport(
+            self, sock: socket.socket, protocol_factory: ProtocolFactory
+        ) -> Coroutine[Any, Any, tuple[asyncio.Transport, asyncio.BaseProtocol]]: ...
 
         # Of the parts.
         slow_callback_duration: float

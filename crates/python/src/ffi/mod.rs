@@ -15,6 +15,7 @@
 
 mod args;
 pub mod asyncio_layout;
+mod audit;
 mod borrowed;
 mod buffer;
 mod builder;
@@ -36,6 +37,7 @@ mod trash;
 mod unwind;
 
 pub use args::Args;
+pub use audit::audit;
 pub use borrowed::BorrowedSet;
 pub use buffer::{BytesWriter, ReadBuffer, WriteBuffer, bytes_from, bytes_of, is_bytes_like};
 pub use builder::ClassBuilder;

@@ -221,6 +221,24 @@ impl Obj {
         }
     }
 
+    /// `a, b, ... = self`
+    ///
+    /// # Errors
+    /// TypeError for what cannot be iterated, ValueError with the interpreter's texts for another number of items.
+    pub fn unpack<const N: usize>(&self) -> Res<[Ref; N]> {
+        let mut items = Vec::with_capacity(N);
+        let iterator = self.iter()?;
+        while let Some(item) = iterator.next()? {
+            if items.len() == N {
+                return Err(Raised::value_error(&format!("too many values to unpack (expected {N})")));
+            }
+            items.push(item);
+        }
+        items.try_into().map_err(|few: Vec<Ref>| {
+            Raised::value_error(&format!("not enough values to unpack (expected {N}, got {})", few.len()))
+        })
+    }
+
     /// `self.get(key)` of a dict, borrowed.
     #[inline]
     pub fn dict_get(&self, key: &Obj) -> Option<&Obj> {

@@ -6,6 +6,7 @@
 //! loop calls [`run`], the transport receives and calls the protocol. No Handle, no Python frame but the protocol's own.
 
 mod address;
+pub mod connect;
 mod descriptors;
 pub mod driver;
 mod fork;

@@ -20,8 +20,8 @@ use super::driver::{Driver, descriptor};
 use super::receive::{arrived, not_writable};
 use super::{address, socket_object};
 use crate::ffi::{
-    BytesWriter, Obj, Owned, Raised, ReadBuffer, Ref, Res, WriteBuffer, bytes_from, exc, float_value, index_value, int,
-    none, socket_fd, str_of, string, tuple,
+    BytesWriter, Obj, Owned, Raised, ReadBuffer, Ref, Res, WriteBuffer, audit, bytes_from, exc, float_value,
+    index_value, int, none, socket_fd, str_of, string, tuple,
 };
 use crate::objects::future::{Fut, Future};
 use crate::objects::scheduler::Scheduler;
@@ -32,10 +32,12 @@ use crate::{kwnames, name};
 const COPIED_BYTES: usize = 64 * 1024;
 
 /// Where a coroutine of this file finds its arguments.
-const LOOP: usize = 0;
-const SOCK: usize = 1;
+pub(super) const LOOP: usize = 0;
+pub(super) const SOCK: usize = 1;
 const FIRST: usize = 2;
 const SECOND: usize = 3;
+/// Of those that connect.
+pub(super) const ADDRESS: usize = FIRST;
 
 /// Same as `loop.sock_recv`.
 pub fn recv(event_loop: &Obj, sock: &Obj, count: &Obj) -> Res {
@@ -166,33 +168,48 @@ fn accept_by_method(sock: &Obj) -> Res<Option<Ref>> {
 pub fn connect(event_loop: &Obj, sock: &Obj, to: &Obj) -> Res {
     coroutine::start("EventLoop.sock_connect", [event_loop, sock, to], |frame| async move {
         check(&frame)?;
-        let address = resolved(&frame).await?;
-        match attempt(frame.local(SOCK).call_method(name!("connect"), [&*address]))? {
-            Some(_) => return Ok(none().to_ref()),
-            None => frame.set_local(FIRST, address),
-        }
-        // Interrupted or in progress, it goes on in the background; SO_ERROR tells how it ended.
-        loop {
-            ready(&frame, Direction::Write).await?;
-            let sock = frame.local(SOCK);
-            match socket::take_error(socket_fd(&sock, -1)) {
-                Ok(None) => return Ok(none().to_ref()),
-                Ok(Some(error)) | Err(error) if is_not_ready(&error) => drop(error),
-                Ok(Some(error)) => return Err(connect_failed(&error, &frame.local(FIRST))?),
-                Err(error) => return Err(Raised::os(&error)),
-            }
-        }
+        connect_to(&frame).await
     })
 }
 
-/// The address to connect to: resolved for IP sockets.
-async fn resolved(frame: &Frame) -> Res {
-    let resolving = {
-        let (event_loop, address) = (frame.local(LOOP), frame.local(FIRST));
-        let [family, type_, protocol] = socket_object::attributes(&frame.local(SOCK))?;
-        if !address::is_ip_family(index_value(&family)?) {
-            return Ok(address);
+/// Connect the frame's socket to the frame's address.
+pub(super) async fn connect_to(frame: &Frame) -> Res {
+    let family = socket_object::family(&frame.local(SOCK))?;
+    let begun = match address::from_python(&frame.local(ADDRESS), family).zip(direct(&frame.local(SOCK))) {
+        Some((address, fd)) => {
+            audit(c"socket.connect", &frame.local(SOCK), &frame.local(ADDRESS))?;
+            socket::connect(fd, &address)
         }
+        None => {
+            if address::is_ip_family(family) {
+                resolve(frame).await?;
+            }
+            let connected = frame.local(SOCK).call_method(name!("connect"), [&*frame.local(ADDRESS)]);
+            attempt(connected)?.map(drop).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        }
+    };
+    match begun {
+        Ok(()) => return Ok(none().to_ref()),
+        // Interrupted or in progress, it goes on in the background; SO_ERROR tells how it ended.
+        Err(error) if is_not_ready(&error) || socket::is_in_progress(&error) => {}
+        Err(error) => return Err(Raised::os(&error)),
+    }
+    loop {
+        ready(frame, Direction::Write).await?;
+        match socket::take_error(socket_fd(&frame.local(SOCK), -1)) {
+            Ok(None) => return Ok(none().to_ref()),
+            Ok(Some(error)) | Err(error) if is_not_ready(&error) => drop(error),
+            Ok(Some(error)) => return Err(connect_failed(&error, &frame.local(ADDRESS))?),
+            Err(error) => return Err(Raised::os(&error)),
+        }
+    }
+}
+
+/// Put the first address that the frame's one resolves to in its place.
+async fn resolve(frame: &Frame) -> Res<()> {
+    let resolving = {
+        let (event_loop, address) = (frame.local(LOOP), frame.local(ADDRESS));
+        let [family, type_, protocol] = socket_object::attributes(&frame.local(SOCK))?;
         event_loop.call_method_kw(
             name!("_ensure_resolved"),
             [&*address, &*family, &*type_, &*protocol, &*event_loop],
@@ -201,7 +218,8 @@ async fn resolved(frame: &Frame) -> Res {
     };
     let infos = frame.wait_for(resolving).await?;
     let first = infos.get_item(&*int(0)?)?;
-    first.get_item(&*int(4)?)
+    frame.set_local(ADDRESS, first.get_item(&*int(4)?)?);
+    Ok(())
 }
 
 /// OSError "Connect call failed ('127.0.0.1', 1)".

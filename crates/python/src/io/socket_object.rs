@@ -21,6 +21,15 @@ pub fn kind(sock: &Obj) -> Res<[i64; 3]> {
     Ok([index_value(&family)?, index_value(&type_)?, index_value(&protocol)?])
 }
 
+/// `sock.family` as a number, without the enum that Python's property makes of it.
+pub fn family(sock: &Obj) -> Res<i64> {
+    if !is_plain(sock) {
+        return index_value(&*sock.getattr(name!("family"))?);
+    }
+    let member = imports().c_socket_class.getattr(name!("family"))?;
+    index_value(&*member.call_method(name!("__get__"), [sock])?)
+}
+
 /// A non-blocking socket object that owns `fd`.
 ///
 /// The steps of `socket.socket.__init__` without its Python frame: there a signal handler could raise when the object has

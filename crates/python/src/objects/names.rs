@@ -73,6 +73,7 @@ imports! {
     generic_alias = "types"."GenericAlias",
     is_generator = "inspect"."isgenerator",
     socket_class = "socket"."socket",
+    socket_namespace = "socket"."__dict__",
     c_socket_class = "_socket"."socket",
     weak_reference = "weakref"."ref",
 }

@@ -109,6 +109,11 @@ pub fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// Whether a failed connect goes on in the background.
+pub fn is_in_progress(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error())
+}
+
 /// `connect(2)`; `EINPROGRESS` is an error here, as it is for `socket.connect`.
 pub fn connect(fd: RawFd, address: &Address) -> io::Result<()> {
     Ok(net::connect(borrow(fd)?, &address.to_sockaddr()?)?)

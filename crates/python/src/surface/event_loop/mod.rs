@@ -30,6 +30,8 @@ pub struct EventLoop {
     rule: RefCell<PollRule>,
     /// `loop.time` was replaced (tests do this): ask it instead of the clock.
     time_overridden: Cell<bool>,
+    /// `loop.sock_connect` was replaced: `create_connection` awaits that one.
+    sock_connect_overridden: Cell<bool>,
     /// The handle that runs, in debug mode: reports show where it was made.
     current_handle: Slot,
 }
@@ -65,6 +67,7 @@ fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
             stopping: Cell::new(false),
             rule: RefCell::new(PollRule::default()),
             time_overridden: Cell::new(false),
+            sock_connect_overridden: Cell::new(false),
             current_handle: Slot::empty(),
         })
     };
@@ -72,6 +75,7 @@ fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
     let this = Owned::of_class(class, value)?;
     this.scheduler.direct.set(!is_overridden(class, crate::name!("call_soon"))?);
     this.time_overridden.set(is_overridden(class, crate::name!("time"))?);
+    this.sock_connect_overridden.set(is_overridden(class, crate::name!("sock_connect"))?);
     Ok(this.into_ref())
 }
 
@@ -80,13 +84,15 @@ fn is_overridden(class: &Obj, name: &Obj) -> Res<bool> {
     Ok(!class.getattr(name)?.is(&*EVENT_LOOP.type_object().getattr(name)?))
 }
 
-/// Attributes can be set on a loop; two of them change what native code may assume.
+/// Attributes can be set on a loop; three of them change what native code may assume.
 fn set_attribute(this: &Inst<EventLoop>, name: &Obj, value: Option<&Obj>) -> Res<()> {
     this.obj().generic_setattr(name, value)?;
     if name.equals(crate::name!("call_soon"))? {
         this.scheduler.direct.set(value.is_none() && !is_overridden(this.obj().class(), name)?);
     } else if name.equals(crate::name!("time"))? {
         this.time_overridden.set(value.is_some() || is_overridden(this.obj().class(), name)?);
+    } else if name.equals(crate::name!("sock_connect"))? {
+        this.sock_connect_overridden.set(value.is_some() || is_overridden(this.obj().class(), name)?);
     }
     Ok(())
 }
@@ -137,6 +143,8 @@ pub fn build() -> Res<Ref> {
     .method(c"sock_sendall", keywords!(EventLoop, sock::sendall), c"sock_sendall($self, sock, data)\n--\n\nSend all of data. After an error or a cancellation nobody knows how much was sent.")
     .method(c"sock_connect", keywords!(EventLoop, sock::connect), c"sock_connect($self, sock, address)\n--\n\nConnect; hosts are resolved for IP sockets.")
     .method(c"sock_accept", keywords!(EventLoop, sock::accept), c"sock_accept($self, sock)\n--\n\nAccept a connection: (socket, address). The socket does not block.")
+    .method(c"_connect_sock", keywords!(EventLoop, sock::connect_sock), c"A socket connected to one address.")
+    .method(c"_create_connection_transport", keywords!(EventLoop, sock::create_transport), c"A transport and its protocol for a connected socket.")
     // lifetime
     .method(c"is_closed", noargs!(EventLoop, lifetime::is_closed), c"is_closed($self, /)\n--\n\nWhether close() was called.")
     .method(c"_close", noargs!(EventLoop, lifetime::close), c"Release the native resources.")

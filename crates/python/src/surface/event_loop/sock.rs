@@ -1,8 +1,8 @@
 //! `sock_recv` and its like: arguments in, a native coroutine out (`io::sock`).
 
 use super::EventLoop;
-use crate::ffi::{Args, Inst, Obj, Res, int};
-use crate::io::sock;
+use crate::ffi::{Args, Inst, Obj, Res, int, none};
+use crate::io::{connect as connecting, sock};
 
 pub fn recv(this: &Inst<EventLoop>, args: Args) -> Res {
     let [sock, n] = args.exactly("sock_recv", ["sock", "n"])?;
@@ -45,4 +45,17 @@ pub fn connect(this: &Inst<EventLoop>, args: Args) -> Res {
 pub fn accept(this: &Inst<EventLoop>, args: Args) -> Res {
     let [sock] = args.exactly("sock_accept", ["sock"])?;
     sock::accept(this.obj(), sock)
+}
+
+pub fn connect_sock(this: &Inst<EventLoop>, args: Args) -> Res {
+    let [errors, info, local_infos] =
+        args.bind("_connect_sock", ["exceptions", "addr_info", "local_addr_infos"], 3, 2)?;
+    let (errors, info) = (errors.unwrap_or(none()), info.unwrap_or(none()));
+    let local_infos = local_infos.unwrap_or(none());
+    connecting::connect_sock(this.obj(), errors, info, local_infos, this.sock_connect_overridden.get())
+}
+
+pub fn create_transport(this: &Inst<EventLoop>, args: Args) -> Res {
+    let [sock, factory] = args.exactly("_create_connection_transport", ["sock", "protocol_factory"])?;
+    connecting::create_transport(this.obj(), sock, factory)
 }

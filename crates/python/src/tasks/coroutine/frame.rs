@@ -15,7 +15,7 @@ use crate::name;
 use crate::objects::future::{Fut, waiting};
 
 /// Objects that a body can keep across awaits.
-const LOCALS: usize = 4;
+const LOCALS: usize = 6;
 
 pub struct Frame {
     locals: [Slot; LOCALS],
