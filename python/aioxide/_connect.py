@@ -7,7 +7,6 @@ handed over is closed on every way out that gives no transport.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import sys
 from asyncio import base_events
@@ -200,8 +199,10 @@ class Connecting(LoopPart):
                     return sock
             else:
                 for info in infos:
-                    with contextlib.suppress(OSError):
+                    try:
                         return await self._connect_sock(errors, info, local_infos)
+                    except OSError:  # it is listed; contextlib.suppress() would cost as much as a system call
+                        pass
             raise _connect_error([error for some in errors for error in some], all_errors)
         finally:
             del errors  # their tracebacks hold this frame

@@ -6,8 +6,6 @@
 //! connection, and programs and tests replace those steps. In these two a socket has exactly one owner at each moment, and
 //! whatever ends them early, a cancellation included, closes it.
 
-use aioxide_core::sys::socket;
-
 use super::sock::{self, ADDRESS, LOOP, SOCK};
 use super::socket_object;
 use crate::ffi::{Context, Obj, Owned, Raised, Res, exc, index_value, int, list, none, tuple};
@@ -77,9 +75,7 @@ fn open(frame: &Frame) -> Res<()> {
         return frame.local(SOCK).call_method(name!("setblocking"), [crate::ffi::false_()]).map(drop);
     }
     let kind = [index_value(&family)?, index_value(&type_)?, index_value(&protocol)?];
-    let [family, type_, protocol] = kind.map(|n| i32::try_from(n).unwrap_or(-1));
-    let fd = socket::socket(family, type_, protocol).map_err(|error| Raised::os(&error))?;
-    frame.set_local(SOCK, socket_object::adopt(fd, kind)?);
+    frame.set_local(SOCK, socket_object::open(kind)?);
     Ok(())
 }
 
@@ -110,7 +106,7 @@ pub fn create_transport(event_loop: &Obj, sock: &Obj, protocol_factory: &Obj) ->
     coroutine::start("EventLoop._create_connection_transport", locals, |frame| async move {
         let opened = Opened(&frame);
         let (event_loop, sock) = (frame.local(LOOP), frame.local(SOCK));
-        sock.call_method(name!("setblocking"), [crate::ffi::false_()])?;
+        socket_object::make_non_blocking(&sock)?;
         let protocol = frame.local(FACTORY).call0()?;
         let waiter = Owned::new(Future::default())?;
         Fut::from_inst(&*waiter).init(Some(&event_loop))?;

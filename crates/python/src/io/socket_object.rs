@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 
 use aioxide_core::sys::socket;
 
-use crate::ffi::{Obj, Ref, Res, import, index_value, int};
+use crate::ffi::{Obj, Ref, Res, float_value, import, index_value, int};
 use crate::name;
 use crate::objects::names::imports;
 
@@ -35,18 +35,54 @@ pub fn family(sock: &Obj) -> Res<i64> {
 /// The steps of `socket.socket.__init__` without its Python frame: there a signal handler could raise when the object has
 /// taken the descriptor already, and nobody would know who has to close it.
 pub fn adopt(fd: OwnedFd, kind: [i64; 3]) -> Res {
-    let imports = imports();
-    let [family, type_, protocol] = kind;
-    let type_ = type_ | i64::from(socket::NONBLOCK);
-    let sock = imports.socket_class.call_method(name!("__new__"), [&*imports.socket_class])?;
-    let numbers = [int(family)?, int(type_)?, int(protocol)?, int(fd.as_raw_fd().into())?];
-    let [family, type_, protocol, number] = &numbers;
-    imports.c_socket_class.call_method(name!("__init__"), [&*sock, family, type_, protocol, number])?;
+    let number = int(fd.as_raw_fd().into())?;
+    let sock = make(kind, &[&number])?;
     // From here on it is the object's.
     let _number = fd.into_raw_fd();
+    Ok(sock)
+}
+
+/// A new non-blocking socket: `socket.socket(*kind)`.
+pub fn open(kind: [i64; 3]) -> Res {
+    make(kind, &[])
+}
+
+fn make(kind: [i64; 3], number: &[&Obj]) -> Res {
+    let imports = imports();
+    let [family, type_, protocol] = kind;
+    // Told so, the object does not ask the system to make it non-blocking.
+    let type_ = type_ | i64::from(socket::NONBLOCK);
+    let sock = imports.socket_class.call_method(name!("__new__"), [&*imports.socket_class])?;
+    let numbers = [int(family)?, int(type_)?, int(protocol)?];
+    let [family, type_, protocol] = &numbers;
+    let args = [&[&*sock, family, type_, protocol], number].concat();
+    imports.c_socket_class.getattr(name!("__init__"))?.call_tuple(&*Obj::tuple_of(&args)?)?;
     sock.setattr(name!("_io_refs"), &*int(0)?)?;
     sock.setattr(name!("_closed"), crate::ffi::false_())?;
     Ok(sock)
+}
+
+/// `sock.close()`, without its Python frames for a plain socket: files made of it by `makefile()` keep the descriptor open.
+pub fn close(sock: &Obj) -> Res<()> {
+    if !is_plain(sock) {
+        return sock.call_method(name!("close"), []).map(drop);
+    }
+    sock.setattr(name!("_closed"), crate::ffi::true_())?;
+    if index_value(&*sock.getattr(name!("_io_refs"))?)? > 0 {
+        return Ok(());
+    }
+    imports().c_socket_class.call_method(name!("close"), [sock]).map(drop)
+}
+
+/// `sock.setblocking(False)`, without the system call for one that does not block already.
+pub fn make_non_blocking(sock: &Obj) -> Res<()> {
+    if is_plain(sock) {
+        let timeout = sock.call_method(name!("gettimeout"), [])?;
+        if !timeout.is_none() && float_value(&timeout)? == 0.0 {
+            return Ok(());
+        }
+    }
+    sock.call_method(name!("setblocking"), [crate::ffi::false_()]).map(drop)
 }
 
 /// Exactly `socket.socket`: its methods are the system's calls, and no program's own.

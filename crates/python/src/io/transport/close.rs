@@ -14,7 +14,7 @@ use aioxide_core::reactor::Direction;
 use super::SocketTransport;
 use crate::ffi::{Inst, Obj, Raised, Res, exc, none, str_of, string, warn};
 use crate::io::driver::Driver;
-use crate::io::finally;
+use crate::io::{finally, socket_object};
 use crate::objects::names::imports;
 use crate::objects::report::Report;
 use crate::objects::scheduler::Scheduler;
@@ -137,7 +137,7 @@ impl Inst<SocketTransport> {
                 driver.transports.remove(self.fd.get());
             }
         }
-        sock.call_method(name!("close"), []).map(drop)
+        socket_object::close(&sock)
     }
 
     /// `logger.debug(format, self)` in debug mode.
