@@ -219,6 +219,26 @@ def test_a_cancelled_call_watches_no_more(run, pair, name):
     run(main)
 
 
+@pytest.mark.aioxide_only
+def test_a_blocking_socket_does_not_block_the_loop(run, pair):
+    here, there = pair
+
+    async def main():
+        here.setblocking(True)
+        waiting = start(loop_of().sock_recv(here, 10))
+        await turns(3)
+        assert not waiting.done()
+        there.send(b"late")
+        assert await waiting == b"late"
+        here.setblocking(True)
+        sending = start(loop_of().sock_sendall(here, bytes(4_000_000)))
+        await turns(3)
+        assert not sending.done()
+        sending.cancel()
+
+    run(main)
+
+
 @pytest.mark.parametrize("name", [*CALLS, "sock_connect"])
 def test_a_blocking_socket_is_refused_in_debug_mode(run, pair, name):
     calls = {**CALLS, "sock_connect": lambda loop, sock: loop.sock_connect(sock, "nowhere")}
