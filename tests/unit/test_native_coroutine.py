@@ -344,3 +344,21 @@ def test_a_number_that_was_closed_and_used_again(run):
                 assert await asyncio.wait_for(waiting, 5) == b"x"
 
     run(main)
+
+
+@pytest.mark.aioxide_only
+def test_one_that_is_never_resumed_does_not_spin(run, pair):
+    here, there = pair
+
+    async def main():
+        made = asyncio.get_running_loop().sock_recv(here, 10)
+        made.send(None)
+        there.send(b"x")
+        started = time.thread_time()
+        await asyncio.sleep(0.2)
+        assert time.thread_time() - started < 0.02
+        with pytest.raises(StopIteration) as stop:
+            made.send(None)
+        assert stop.value.value == b"x"
+
+    run(main)

@@ -178,6 +178,12 @@ impl<W> Reactor<W> {
         }
     }
 
+    /// The descriptor that an event is about.
+    #[inline]
+    pub fn descriptor_of(e: Event) -> RawFd {
+        Token::from(e.token()).fd()
+    }
+
     /// Every watcher, in no particular order.
     pub fn iter_watchers(&self) -> impl Iterator<Item = &W> {
         self.iter().map(|(_, _, watcher)| watcher)

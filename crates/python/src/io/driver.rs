@@ -31,8 +31,10 @@ pub enum Watcher {
     Wake,
     /// A callback of `add_reader` or `add_writer`, and the file object it was given, if any: `selectors` keeps that alive.
     Callback(Owned<Handle>, Option<Ref>),
-    /// A transport, a listener, or the future that a `sock_*` coroutine waits for.
+    /// A transport or listener.
     Native(Ref),
+    /// What a `sock_*` coroutine waits for. The first event ends the watch, whether the coroutine ever runs again or not.
+    Future(Ref),
 }
 
 /// Events taken by one wait at first.
@@ -122,6 +124,12 @@ impl Driver {
         cancel(removed)
     }
 
+    /// Have `future` finished, once, when the descriptor is ready.
+    pub fn watch_once(&self, fd: RawFd, d: Direction, future: &Obj) -> Res<()> {
+        let replaced = self.put(fd, d, Watcher::Future(future.to_ref()))?;
+        cancel(replaced).map(drop)
+    }
+
     /// Watch for a transport or listener, in the place of whoever was there.
     pub fn watch(&self, fd: RawFd, d: Direction, me: &Obj) -> Res<()> {
         let replaced = self.put(fd, d, Watcher::Native(me.to_ref()))?;
@@ -136,11 +144,11 @@ impl Driver {
         self.take(fd, d).map(drop)
     }
 
-    /// End the watch of the object at address `me`, and leave the registration for the next one.
+    /// End the watch for the future at address `me`, and leave the registration for the next one.
     pub fn linger(&self, fd: RawFd, d: Direction, me: usize) {
         let removed = match self.reactor.borrow_mut().as_mut() {
             Some(reactor) => match reactor.get(fd, d) {
-                Some(Watcher::Native(watcher)) if watcher.address() == me => reactor.linger(fd, d),
+                Some(Watcher::Future(watcher)) if watcher.address() == me => reactor.linger(fd, d),
                 _ => None,
             },
             None => None,
@@ -227,7 +235,7 @@ impl Driver {
                     handle.traverse_as_sole_owner(visit);
                     file.iter().for_each(|f| visit.obj(f));
                 }
-                Watcher::Native(work) => visit.obj(work),
+                Watcher::Native(work) | Watcher::Future(work) => visit.obj(work),
             }
         }
     }

@@ -58,6 +58,11 @@ impl Driver {
                     match watcher {
                         None => {}
                         Some(Watcher::Native(work)) => scheduler.push(Entry::Native(work, d as u32)),
+                        Some(Watcher::Future(future)) => {
+                            // No reference of the reactor's is the last one: the entry has another.
+                            drop(reactor.linger(Reactor::<Watcher>::descriptor_of(event), d));
+                            scheduler.push(Entry::Native(future, d as u32));
+                        }
                         Some(Watcher::Callback(handle, _)) if handle.is_cancelled() => cancelled.push((handle, d)),
                         Some(Watcher::Callback(handle, _)) => scheduler.push(Entry::Handle(handle)),
                         Some(Watcher::Wake) => woken = true,

@@ -254,7 +254,7 @@ async fn ready(frame: &Frame, d: Direction) -> Res<()> {
         };
         let fd = descriptor(&sock)?;
         driver.transports.ensure_none(&*int(fd.into())?)?;
-        driver.watch(fd, d, future.obj())?;
+        driver.watch_once(fd, d, future.obj())?;
         Watch { frame, fd, d, future: future.obj().address() }
     };
     let woken = frame.wait(future.into_ref()).await;
