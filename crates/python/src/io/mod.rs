@@ -1,6 +1,6 @@
-//! Layer 4: descriptors. The driver (one loop's reactor), transports, and listeners.
+//! Layer 4: descriptors and threads. The driver (one loop's reactor), transports, listeners, and calls in an executor.
 //!
-//! CPython counterpart: `asyncio.selector_events`, less the loop object. Uses `ffi`, `objects` and the core; never `surface`.
+//! CPython counterpart: `asyncio.selector_events`, less the loop object, and `concurrent.futures.thread`. Uses `ffi`, `objects` and the core; never `surface`.
 //!
 //! A byte's way: epoll says that a descriptor is readable, [`driver`] puts the transport itself into the ready queue, the
 //! loop calls [`run`], the transport receives and calls the protocol. No Handle, no Python frame but the protocol's own.
@@ -8,6 +8,7 @@
 mod address;
 mod descriptors;
 pub mod driver;
+pub mod executor;
 mod fork;
 pub mod listener;
 mod poll;
@@ -16,6 +17,7 @@ pub mod transport;
 
 use crate::ffi::{Obj, Raised, Ref, Res, probe_socket_layout};
 use crate::objects::report;
+use executor::Call;
 use listener::Listener;
 use transport::SocketTransport;
 
@@ -25,10 +27,11 @@ pub fn build() -> Res<()> {
     fork::watch_for_forks()?;
     transport::build()?;
     listener::build()?;
+    executor::build()?;
     Ok(())
 }
 
-/// Run the continuation `what` of a transport or listener: the body of `Entry::Native`.
+/// Run the continuation `what` of a transport, listener or call in an executor: the body of `Entry::Native`.
 ///
 /// # Errors
 /// Only SystemExit and KeyboardInterrupt come out; everything else goes to the exception handler.
@@ -36,6 +39,9 @@ pub fn build() -> Res<()> {
 pub fn run(work: &Obj, what: u32) -> Res<()> {
     if let Some(transport) = work.downcast::<SocketTransport>() {
         return transport.run(what);
+    }
+    if let Some(call) = work.downcast::<Call>() {
+        return Call::deliver(call);
     }
     match work.downcast::<Listener>() {
         Some(listener) => listener.run(),

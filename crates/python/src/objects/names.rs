@@ -70,6 +70,13 @@ imports! {
     is_generator = "inspect"."isgenerator",
     socket_class = "socket"."socket",
     weak_reference = "weakref"."ref",
+    wrap_future = "asyncio.futures"."wrap_future",
+    convert_future_exception = "asyncio.futures"."_convert_future_exc",
+    futures_cancelled_error = "concurrent.futures"."CancelledError",
+    futures_invalid_state_error = "concurrent.futures"."InvalidStateError",
+    futures_timeout_error = "concurrent.futures"."TimeoutError",
+    pool_globals = "concurrent.futures.thread"."__dict__",
+    queue_empty = "queue"."Empty",
 }
 
 static IMPORTS: Once<Imports> = Once::new();

@@ -29,6 +29,7 @@ pub fn execute(module: &Obj) -> Res<()> {
         (name!("Task"), &classes.task),
         (name!("Loop"), &classes.event_loop),
         (name!("SocketTransport"), &classes.socket_transport),
+        (name!("WorkQueue"), &classes.work_queue),
     ] {
         module.setattr(key, class)?;
     }
@@ -57,6 +58,7 @@ struct Classes {
     task: crate::ffi::Ref,
     event_loop: crate::ffi::Ref,
     socket_transport: crate::ffi::Ref,
+    work_queue: crate::ffi::Ref,
 }
 
 static CLASSES: Once<Classes> = Once::new();
@@ -69,7 +71,8 @@ fn build_classes() -> Res<Classes> {
     io::build()?;
     let event_loop = super::event_loop::build()?;
     let socket_transport = io::transport::class();
-    Ok(Classes { handle, timer_handle, future, task, event_loop, socket_transport })
+    let work_queue = io::executor::class();
+    Ok(Classes { handle, timer_handle, future, task, event_loop, socket_transport, work_queue })
 }
 
 /// Where the Rust value of a future or a task begins: behind the larger of the two bases.
