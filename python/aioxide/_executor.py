@@ -111,8 +111,7 @@ class Executors(LoopPart):
             None; a RuntimeWarning tells that threads were left running.
             """
             self._executor_shutdown_called = True
-            executor = self._default_executor
-            if executor is None:
+            if self._default_executor is None and self._dns_executor is None:
                 return
             future = self.create_future()
             thread = threading.Thread(target=self._do_shutdown, args=(future,))
@@ -126,7 +125,7 @@ class Executors(LoopPart):
                     RuntimeWarning,
                     stacklevel=2,
                 )
-                executor.shutdown(wait=False)
+                self._shut_down(wait=False)
             else:
                 thread.join()
 
@@ -138,7 +137,7 @@ class Executors(LoopPart):
             Same as `loop.shutdown_default_executor`.
             """
             self._executor_shutdown_called = True
-            if self._default_executor is None:
+            if self._default_executor is None and self._dns_executor is None:
                 return
             future = self.create_future()
             thread = threading.Thread(target=self._do_shutdown, args=(future,))
@@ -151,12 +150,30 @@ class Executors(LoopPart):
     def _do_shutdown(self, future: asyncio.Future[None]) -> None:
         """Body of the thread that waits for the executor's threads."""
         try:
-            if self._default_executor is not None:
-                self._default_executor.shutdown(wait=True)
+            self._shut_down(wait=True)
         except Exception as error:
             self._tell(future, error)
         else:
             self._tell(future, None)
+
+    def _shut_down(self, *, wait: bool) -> None:
+        try:
+            if self._default_executor is not None:
+                self._default_executor.shutdown(wait=wait)
+        finally:
+            if self._dns_executor is not None:
+                self._dns_executor.shutdown(wait=wait)
+
+    def _close_executors(self) -> None:
+        """Of `close()`: let the threads end when they can, and wait for none."""
+        default, self._default_executor = self._default_executor, None
+        dns, self._dns_executor = self._dns_executor, None
+        try:
+            if default is not None:
+                default.shutdown(wait=False)
+        finally:
+            if dns is not None:
+                dns.shutdown(wait=False)
 
     def _tell(self, future: asyncio.Future[None], error: Exception | None) -> None:
         if self.is_closed():
