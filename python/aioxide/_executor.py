@@ -10,14 +10,16 @@ import asyncio
 import sys
 import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import thread as stock
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor, thread
+from typing import Any
 
 from . import _native
 from ._part import LoopPart
 
 __all__ = ["Executors", "ThreadPool"]
+
+#: Of its private names, the same in all versions, typeshed knows some.
+stock: Any = thread
 
 
 class ThreadPool(ThreadPoolExecutor):
@@ -39,7 +41,8 @@ class ThreadPool(ThreadPoolExecutor):
 
     def __del__(self) -> None:
         # Threads know the queue only, not the executor: they leave when nobody can submit any more.
-        if type(queue := self._work_queue) is _native.WorkQueue:
+        queue = getattr(self, "_work_queue", None)  # none if `__init__` has failed
+        if type(queue) is _native.WorkQueue:
             queue.put(None)
 
     def _adjust_thread_count(self) -> None:
@@ -53,20 +56,20 @@ class ThreadPool(ThreadPoolExecutor):
 
     def _add_thread(self) -> None:
         """Start a thread that the queue has announced. The loop calls it before it queues a call."""
-        with stock._global_shutdown_lock:  # type: ignore[attr-defined]
-            if stock._shutdown:  # type: ignore[attr-defined]
+        with stock._global_shutdown_lock:
+            if stock._shutdown:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             self._start_thread()
 
     def _start_thread(self) -> None:
         # Only a fork ends threads before the executor does.
-        self._threads.difference_update([thread for thread in self._threads if not thread.is_alive()])
+        self._threads.difference_update([old for old in self._threads if not old.is_alive()])
         name = f"{self._thread_name_prefix}_{len(self._threads)}"
         thread = threading.Thread(name=name, target=self._work_queue.work)
         thread.start()
         self._threads.add(thread)
         # At exit the interpreter puts None into these queues and joins the threads.
-        stock._threads_queues[thread] = self._work_queue  # type: ignore[attr-defined]
+        stock._threads_queues[thread] = self._work_queue
 
 
 def _set_unless_cancelled(future: asyncio.Future[None], error: Exception | None) -> None:

@@ -57,11 +57,11 @@ def test_after_shutdown_and_after_close_calls_are_refused(new_loop):
         await loop.run_in_executor(None, int)
         executor = loop._default_executor
         await loop.shutdown_default_executor()
-        with pytest.raises(RuntimeError, match="^Executor shutdown has been called$"):
+        with pytest.raises(RuntimeError, match=r"^Executor shutdown has been called$"):
             loop.run_in_executor(None, int)
-        with pytest.raises(RuntimeError, match="^cannot schedule new futures after shutdown$"):
+        with pytest.raises(RuntimeError, match=r"^cannot schedule new futures after shutdown$"):
             loop.run_in_executor(executor, int)
-        with pytest.raises(RuntimeError, match="^cannot schedule new futures after shutdown$"):
+        with pytest.raises(RuntimeError, match=r"^cannot schedule new futures after shutdown$"):
             executor.submit(int)
         with concurrent.futures.ThreadPoolExecutor(1, "mine") as own:
             assert await loop.run_in_executor(own, int) == 0
@@ -69,7 +69,7 @@ def test_after_shutdown_and_after_close_calls_are_refused(new_loop):
     loop.run_until_complete(main())
     loop.close()
     assert loop._default_executor is None
-    with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+    with pytest.raises(RuntimeError, match=r"^Event loop is closed$"):
         loop.run_in_executor(None, int)
 
 

@@ -107,13 +107,13 @@ def test_after_shutdown_and_after_close_they_are_refused(new_loop):
             loop.getaddrinfo("localhost", 1),
             loop.getnameinfo(("127.0.0.1", 1)),
         ):
-            with pytest.raises(RuntimeError, match="^Executor shutdown has been called$"):
+            with pytest.raises(RuntimeError, match=r"^Executor shutdown has been called$"):
                 await coroutine
 
     loop.run_until_complete(main())
     loop.close()
     for coroutine in (loop.getaddrinfo("127.0.0.1", 1), loop.getnameinfo(("127.0.0.1", 1))):
-        with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+        with pytest.raises(RuntimeError, match=r"^Event loop is closed$"):
             coroutine.send(None)
 
 
@@ -288,11 +288,11 @@ def test_the_number_of_threads_is_an_attribute_or_of_the_environment(new_loop, m
 @pytest.mark.parametrize("number", ["0", "257", "-1", "many", "1.5"])
 def test_a_number_out_of_range_is_a_value_error(new_loop, monkeypatch, number):
     loop = new_loop()
-    with pytest.raises(ValueError, match=f"^dns_threads must be a number from 1 to 256, got {number!r}$"):
+    with pytest.raises(ValueError, match=rf"^dns_threads must be a number from 1 to 256, got {number!r}$"):
         loop.dns_threads = number
     assert loop.dns_threads == 4
     monkeypatch.setenv("AIOXIDE_DNS_THREADS", number)
-    with pytest.raises(ValueError, match=f"^AIOXIDE_DNS_THREADS must be a number from 1 to 256, got {number!r}$"):
+    with pytest.raises(ValueError, match=rf"^AIOXIDE_DNS_THREADS must be a number from 1 to 256, got {number!r}$"):
         loop = new_loop()
         loop.run_until_complete(loop.getaddrinfo("localhost", 1))
 

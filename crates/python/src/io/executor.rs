@@ -358,7 +358,11 @@ pub fn build() -> Res<()> {
         .slot(pyo3_ffi::Py_tp_new, constructor!(new_call))
         .slot(pyo3_ffi::Py_tp_repr, unary!(Call, call_repr))
         .getset(c"future", getter!(Call, call_future), None, c"Itself, for item.future.cancel().")
-        .method(c"cancel", noargs!(Call, call_cancel), c"cancel($self, /)\n--\n\nCancel the future of a call that was taken out of the queue.")
+        .method(
+            c"cancel",
+            noargs!(Call, call_cancel),
+            c"cancel($self, /)\n--\n\nCancel the future of a call that was taken out of the queue.",
+        )
         .build()?;
     ClassBuilder::<WorkQueue>::new(
         c"aioxide._native.WorkQueue",

@@ -76,6 +76,7 @@ imports! {
     futures_invalid_state_error = "concurrent.futures"."InvalidStateError",
     futures_timeout_error = "concurrent.futures"."TimeoutError",
     pool_globals = "concurrent.futures.thread"."__dict__",
+    reentrant_lock = "_thread"."RLock",
     queue_empty = "queue"."Empty",
 }
 
