@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -322,6 +323,7 @@ def test_a_forked_child_uses_its_parents_loop(loop_name):
     assert code == 0
 
 
+@pytest.mark.parametrize("loop_name", ["aioxide"])  # one of some hundred of asyncio's children hangs
 def test_children_forked_in_mid_traffic_never_hang(loop_name):
     lines, errors, code = outcome_of(
         loop_name,
@@ -377,3 +379,77 @@ def test_a_call_may_fork_itself(loop_name):
         """,
     )
     assert (lines, code) == (["7"], 0), errors
+
+
+# --- what is left behind -----------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_loop_with_an_outcome_that_it_never_took_is_collected(new_loop, is_closed):
+    class Result:
+        pass
+
+    loop = type(new_loop())()  # one that the fixture does not hold
+    kept = []
+
+    def call():
+        result = Result()
+        kept.append(weakref.ref(result))
+        return result
+
+    async def main():
+        return loop.run_in_executor(None, call)
+
+    future = loop.run_until_complete(main())
+    wait_until(lambda: kept)
+    wait_until(lambda: loop._default_executor._work_queue.empty())
+    time.sleep(0.02)
+    if is_closed:
+        loop.close()
+    kept.append(weakref.ref(loop))
+    del loop, future, main
+    gc.collect()
+    wait_until(lambda: pool_threads() == [])
+    gc.collect()
+    assert [reference() for reference in kept] == [None, None]
+
+
+@pytest.mark.parametrize("mode", ["debug", "plain"])
+def test_memory_does_not_grow_with_calls(run, mode):
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_debug(mode == "debug")
+
+        async def calls(n):
+            for i in range(n):
+                future = loop.run_in_executor(None, divmod, i, i % 3)
+                if i % 5 == 0:
+                    future.cancel()
+                await asyncio.wait([future])
+                if not future.cancelled():
+                    future.exception()
+            del future
+            await loop.run_in_executor(None, int)
+            gc.collect()
+
+        await calls(200)
+        before = len(gc.get_objects())
+        await calls(2000)
+        return len(gc.get_objects()) - before
+
+    assert abs(run(main)) < 100
+
+
+def test_debug_mode_names_a_slow_delivery(run, is_ours, caplog):
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_debug(True)
+        loop.slow_callback_duration = 0
+        with caplog.at_level(logging.WARNING, "asyncio"):
+            await loop.run_in_executor(None, int)
+
+    run(main)
+    slow = [record.getMessage() for record in caplog.records]
+    of_the_call = "call in the executor for <Future" if is_ours else "_set_state"
+    assert any(message.startswith("Executing <") and of_the_call in message for message in slow)

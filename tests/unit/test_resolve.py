@@ -1,6 +1,7 @@
 """`getaddrinfo` and `getnameinfo`: answers, threads of their own, numeric hosts, what programs patch."""
 
 import asyncio
+import inspect
 import logging
 import socket
 import threading
@@ -93,8 +94,8 @@ def test_getnameinfo_answers_as_the_socket_module(run):
 
 def test_both_are_coroutine_functions(new_loop):
     loop = new_loop()
-    assert asyncio.iscoroutinefunction(loop.getaddrinfo)
-    assert asyncio.iscoroutinefunction(loop.getnameinfo)
+    assert inspect.iscoroutinefunction(loop.getaddrinfo)
+    assert inspect.iscoroutinefunction(loop.getnameinfo)
 
 
 def test_after_shutdown_and_after_close_they_are_refused(new_loop):
