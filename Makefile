@@ -84,7 +84,7 @@ layout: ## The layers' direction and the unsafe fence
 soundness: ## Debug interpreter with a refleak hunt; the inbox under loom; longer model tests
 	@$(PYTHON) tools/soundness.py
 
-loom: ## The inbox under loom
+loom: ## The inbox and the pools under loom
 	@RUSTFLAGS="--cfg loom" cargo test -q --locked -p aioxide-core --release --target-dir target/loom loom
 
 bench: release ## Compare with asyncio, uvloop and rloop: table, JSON, plot

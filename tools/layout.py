@@ -31,7 +31,7 @@ LAYERS = {
     "crates/core/src": [
         ["sync"],
         ["sys"],
-        ["time", "buffer", "ready"],
+        ["time", "buffer", "ready", "pool"],
         ["reactor"],
         ["kernel"],
         ["net"],

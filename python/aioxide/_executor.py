@@ -1,6 +1,7 @@
 """Blocking calls in threads: the default executor and its end.
 
-Counterpart: the executor methods of `asyncio.BaseEventLoop`.
+Counterpart: the executor methods of `asyncio.BaseEventLoop`. `run_in_executor` itself is native, and so
+is what a thread of `ThreadPool` does; here is what runs once per thread, executor or loop.
 """
 
 from __future__ import annotations
@@ -9,17 +10,66 @@ import asyncio
 import sys
 import threading
 import warnings
-from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor, thread
+from typing import Any
 
+from . import _native
 from ._part import LoopPart
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["Executors", "ThreadPool"]
 
-__all__ = ["Executors"]
+#: Of its private names, the same in all versions, typeshed knows some.
+stock: Any = thread
 
-_T = TypeVar("_T")
+
+class ThreadPool(ThreadPoolExecutor):
+    """A ThreadPoolExecutor whose threads run native code between the calls.
+
+    `submit`, `map` and `shutdown` are the stock ones. A loop puts its own calls straight into the queue,
+    as long as nobody has replaced `submit`.
+    """
+
+    _work_queue: Any
+    _threads: set[threading.Thread]
+    _max_workers: int
+
+    def __init__(self, max_workers: int | None = None, thread_name_prefix: str = "") -> None:
+        super().__init__(max_workers, thread_name_prefix)
+        # 3.14 calls `item.run(context)`. Without an initializer one context is as good as another.
+        make_context = getattr(self, "_create_worker_context", None)
+        self._work_queue = _native.WorkQueue(make_context and make_context())
+
+    def __del__(self) -> None:
+        # Threads know the queue only, not the executor: they leave when nobody can submit any more.
+        queue = getattr(self, "_work_queue", None)  # none if `__init__` has failed
+        if type(queue) is _native.WorkQueue:
+            queue.put(None)
+
+    def _adjust_thread_count(self) -> None:
+        """The stock `submit` calls it, with the global lock held, after it has queued an item."""
+        if self._work_queue.announce(self._max_workers):
+            try:
+                self._start_thread()
+            except BaseException:
+                self._work_queue.not_started()
+                raise
+
+    def _add_thread(self) -> None:
+        """Start a thread that the queue has announced. The loop calls it before it queues a call."""
+        with stock._global_shutdown_lock:
+            if stock._shutdown:
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        # Only a fork ends threads before the executor does.
+        self._threads.difference_update([old for old in self._threads if not old.is_alive()])
+        name = f"{self._thread_name_prefix}_{len(self._threads)}"
+        thread = threading.Thread(name=name, target=self._work_queue.work)
+        thread.start()
+        self._threads.add(thread)
+        # At exit the interpreter puts None into these queues and joins the threads.
+        stock._threads_queues[thread] = self._work_queue
 
 
 def _set_unless_cancelled(future: asyncio.Future[None], error: Exception | None) -> None:
@@ -34,26 +84,10 @@ def _set_unless_cancelled(future: asyncio.Future[None], error: Exception | None)
 class Executors(LoopPart):
     """The part of the loop that hands calls to threads."""
 
-    # Neither async nor lazy: the call is submitted at once.
-    def run_in_executor(  # type: ignore[override]
-        self, executor: Executor | None, func: Callable[..., _T], *args: Any
-    ) -> asyncio.Future[_T]:
-        """Call `func(*args)` in the executor, or in the default one for None.
-
-        Same as `loop.run_in_executor`. RuntimeError when the loop is closed or its default executor
-        shut down; in debug mode TypeError for a coroutine function. Cancelling the future does not
-        stop a call that runs.
-        """
-        self._check_closed()
-        if self._debug:
-            self._check_callback(func, "run_in_executor")
-        if executor is None:
-            executor = self._default_executor
-            self._check_default_executor()
-            if executor is None:
-                executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
-                self._default_executor = executor
-        return asyncio.wrap_future(executor.submit(func, *args), loop=self)
+    def _make_default_executor(self) -> ThreadPoolExecutor:
+        """`run_in_executor` calls it when it is first used."""
+        self._default_executor = ThreadPool(thread_name_prefix="asyncio")
+        return self._default_executor
 
     def set_default_executor(self, executor: ThreadPoolExecutor) -> None:  # type: ignore[override]
         """Use this pool for `run_in_executor(None, ...)`. Same as `loop.set_default_executor`.
@@ -80,8 +114,7 @@ class Executors(LoopPart):
             None; a RuntimeWarning tells that threads were left running.
             """
             self._executor_shutdown_called = True
-            executor = self._default_executor
-            if executor is None:
+            if self._default_executor is None and self._dns_executor is None:
                 return
             future = self.create_future()
             thread = threading.Thread(target=self._do_shutdown, args=(future,))
@@ -95,7 +128,7 @@ class Executors(LoopPart):
                     RuntimeWarning,
                     stacklevel=2,
                 )
-                executor.shutdown(wait=False)
+                self._shut_down(wait=False)
             else:
                 thread.join()
 
@@ -107,7 +140,7 @@ class Executors(LoopPart):
             Same as `loop.shutdown_default_executor`.
             """
             self._executor_shutdown_called = True
-            if self._default_executor is None:
+            if self._default_executor is None and self._dns_executor is None:
                 return
             future = self.create_future()
             thread = threading.Thread(target=self._do_shutdown, args=(future,))
@@ -120,12 +153,30 @@ class Executors(LoopPart):
     def _do_shutdown(self, future: asyncio.Future[None]) -> None:
         """Body of the thread that waits for the executor's threads."""
         try:
-            if self._default_executor is not None:
-                self._default_executor.shutdown(wait=True)
+            self._shut_down(wait=True)
         except Exception as error:
             self._tell(future, error)
         else:
             self._tell(future, None)
+
+    def _shut_down(self, *, wait: bool) -> None:
+        try:
+            if self._default_executor is not None:
+                self._default_executor.shutdown(wait=wait)
+        finally:
+            if self._dns_executor is not None:
+                self._dns_executor.shutdown(wait=wait)
+
+    def _close_executors(self) -> None:
+        """Of `close()`: let the threads end when they can, and wait for none."""
+        default, self._default_executor = self._default_executor, None
+        dns, self._dns_executor = self._dns_executor, None
+        try:
+            if default is not None:
+                default.shutdown(wait=False)
+        finally:
+            if dns is not None:
+                dns.shutdown(wait=False)
 
     def _tell(self, future: asyncio.Future[None], error: Exception | None) -> None:
         if self.is_closed():

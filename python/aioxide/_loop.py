@@ -62,6 +62,8 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         "_asyncgens_shutdown_called",
         "_coroutine_origin_depth",
         "_default_executor",
+        "_dns_executor",
+        "_dns_threads",
         "_exception_handler",
         "_executor_shutdown_called",
         "_signal_handlers",
@@ -73,6 +75,8 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         self.slow_callback_duration = 0.1
         self._exception_handler = None
         self._default_executor = None
+        self._dns_executor = None
+        self._dns_threads = None
         self._executor_shutdown_called = False
         self._asyncgens = WeakSet()
         self._asyncgens_shutdown_called = False
@@ -133,9 +137,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
             logger.debug("Close %r", self)
         self._close()
         self._executor_shutdown_called = True
-        executor, self._default_executor = self._default_executor, None
-        if executor is not None:
-            executor.shutdown(wait=False)
+        self._close_executors()
 
     # Asynchronous generators.
 

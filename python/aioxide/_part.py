@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
     from weakref import WeakSet
 
+    from ._executor import ThreadPool
+
     #: (family, type, proto, canonical name, address), as `socket.getaddrinfo` has it.
     AddressInfo: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
     ProtocolFactory: TypeAlias = Callable[[], asyncio.BaseProtocol]
@@ -75,12 +77,15 @@ class LoopPart(asyncio.AbstractEventLoop):
         # Of the parts.
         slow_callback_duration: float
         _default_executor: ThreadPoolExecutor | None
+        _dns_executor: ThreadPool | None
+        _dns_threads: int | None
         _executor_shutdown_called: bool
         _exception_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None
         _asyncgens: WeakSet[Any]
         _asyncgens_shutdown_called: bool
         _signal_handlers: dict[int, asyncio.Handle]
 
+        def _check_default_executor(self) -> None: ...
         def _check_callback(self, callback: object, method: str) -> None: ...
         async def _ensure_resolved(
             self,

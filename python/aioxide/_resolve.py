@@ -1,16 +1,21 @@
 """Names to addresses: `getaddrinfo`, `getnameinfo`, and the ways around them.
 
-Counterpart: the resolver methods of `asyncio.BaseEventLoop`. The calls run in the default executor
-and find `socket.getaddrinfo` at call time: programs replace it.
+Counterpart: the resolver methods of `asyncio.BaseEventLoop`, which run in the default executor. Here
+they have threads of their own: calls that fill the executor do not keep names from being resolved, nor
+names that nobody answers for the executor's calls. `socket.getaddrinfo` is found at call time: programs
+replace it.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 from asyncio.log import logger
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any
 
+from . import _native
+from ._executor import ThreadPool
 from ._part import LoopPart
 
 if TYPE_CHECKING:
@@ -19,11 +24,48 @@ if TYPE_CHECKING:
 
     from ._part import AddressInfo
 
-__all__ = ["Resolving", "interleave", "literal_address"]
+__all__ = ["Resolving", "interleave"]
+
+#: How many names a loop looks up at a time, if neither the loop nor AIOXIDE_DNS_THREADS says it.
+DNS_THREADS = 4
+MOST_DNS_THREADS = 256
+
+
+def _checked_threads(number: Any, source: str) -> int:
+    try:
+        threads = int(number)
+    except ValueError:
+        threads = 0
+    if not 1 <= threads <= MOST_DNS_THREADS:
+        raise ValueError(f"{source} must be a number from 1 to {MOST_DNS_THREADS}, got {number!r}")
+    return threads
 
 
 class Resolving(LoopPart):
     """The part of the loop that resolves names."""
+
+    @property
+    def dns_threads(self) -> int:
+        """How many names this loop looks up at a time: 1 to 256, by default AIOXIDE_DNS_THREADS or 4.
+
+        Threads that run stay when it is made smaller. ValueError if it is out of range.
+        """
+        if self._dns_threads is None:
+            self._dns_threads = _checked_threads(
+                os.environ.get("AIOXIDE_DNS_THREADS") or DNS_THREADS, "AIOXIDE_DNS_THREADS"
+            )
+        return self._dns_threads
+
+    @dns_threads.setter
+    def dns_threads(self, number: int) -> None:
+        self._dns_threads = _checked_threads(number, "dns_threads")
+        if self._dns_executor is not None:
+            self._dns_executor._max_workers = self._dns_threads
+
+    def _get_dns_executor(self) -> ThreadPool:
+        if self._dns_executor is None:
+            self._dns_executor = ThreadPool(self.dns_threads, "aioxide-dns")
+        return self._dns_executor
 
     async def getaddrinfo(  # type: ignore[override]
         self,
@@ -35,13 +77,22 @@ class Resolving(LoopPart):
         proto: int = 0,
         flags: int = 0,
     ) -> list[AddressInfo]:
-        """Resolve a name in a thread. Same as `loop.getaddrinfo`; raises `socket.gaierror`."""
+        """Resolve a name in a thread. Same as `loop.getaddrinfo`; raises `socket.gaierror`.
+
+        A numeric address is answered at once.
+        """
+        self._check_closed()
+        self._check_default_executor()
         resolve: Any = self._getaddrinfo_debug if self._debug else socket.getaddrinfo
-        return await self.run_in_executor(None, resolve, host, port, family, type, proto, flags)
+        if _never_blocks(host, port):
+            return resolve(host, port, family, type, proto, flags)  # type: ignore[no-any-return]
+        return await self.run_in_executor(self._get_dns_executor(), resolve, host, port, family, type, proto, flags)
 
     async def getnameinfo(self, sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, str]:
         """Name an address in a thread. Same as `loop.getnameinfo`; raises `socket.gaierror`."""
-        return await self.run_in_executor(None, socket.getnameinfo, sockaddr, flags)
+        self._check_closed()
+        self._check_default_executor()
+        return await self.run_in_executor(self._get_dns_executor(), socket.getnameinfo, sockaddr, flags)
 
     def _getaddrinfo_debug(self, host: Any, port: Any, family: int, type: int, proto: int, flags: int) -> Any:
         """`socket.getaddrinfo`, logged with the time it took. In a thread."""
@@ -72,56 +123,31 @@ class Resolving(LoopPart):
     ) -> Iterable[AddressInfo]:
         """Resolve (host, port, ...), without a thread where the host is a numeric address."""
         host, port = address[:2]
-        known = literal_address(host, port, family, type, proto, *address[2:])
+        known = _native.literal_address(host, port, family, type, proto, *address[2:])
         if known is not None:
             return [known]
         return await loop.getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
 
-#: Protocols that a numeric address of each type may be asked for with, and what comes back.
-_PROTO_OF_TYPE = {
-    socket.SOCK_STREAM: socket.IPPROTO_TCP,
-    socket.SOCK_DGRAM: socket.IPPROTO_UDP,
-}
+#: What the stock `socket.getaddrinfo` is defined in. What a program puts in its place may block.
+_STOCK = vars(socket)
+_inet_pton = socket.inet_pton
 
 
-def literal_address(
-    host: str | bytes | None,
-    port: str | bytes | int | None,
-    family: int,
-    type: int,
-    proto: int,
-    flowinfo: int = 0,
-    scope_id: int = 0,
-) -> AddressInfo | None:
-    """What `getaddrinfo` would answer for a numeric address, or None if it must be asked.
-
-    It must be for names, services ("http") and zones ("fe80::1%eth0", which inet_pton(3) refuses).
-    """
-    known_proto = _PROTO_OF_TYPE.get(type)  # type: ignore[call-overload]
-    if host is None or known_proto is None or proto not in (0, *_PROTO_OF_TYPE.values()):
-        return None
-    if port is None or (isinstance(port, (str, bytes)) and not port):
-        number = 0
-    else:
+def _never_blocks(host: object, port: object) -> bool:
+    """Whether `socket.getaddrinfo` answers without asking anybody: numeric host, no name of a service."""
+    if type(host) is not str or not (port is None or type(port) is int):
+        return False
+    if getattr(socket.getaddrinfo, "__globals__", None) is not _STOCK:
+        return False
+    address, zone, _ = host.partition("%")
+    for family in (socket.AF_INET6,) if zone else (socket.AF_INET, socket.AF_INET6):
         try:
-            number = int(port)
-        except (TypeError, ValueError):
-            return None
-    text = host.decode("idna") if isinstance(host, bytes) else host
-    if "%" in text:
-        return None
-    families = (socket.AF_INET, socket.AF_INET6) if family == socket.AF_UNSPEC else (family,)
-    for candidate in families:
-        try:
-            socket.inet_pton(candidate, text)
-        except OSError:
+            _inet_pton(family, address)
+        except (OSError, ValueError):
             continue
-        address: tuple[Any, ...] = (text, number)
-        if candidate == socket.AF_INET6:
-            address += (flowinfo, scope_id)
-        return candidate, type, known_proto, "", address
-    return None
+        return True
+    return False
 
 
 def interleave(infos: Iterable[AddressInfo], first_family_count: int = 1) -> list[AddressInfo]:

@@ -301,6 +301,10 @@ def loop_in_its_queue(loop):
     loop.call_soon(loop.stop)
 
 
+def loop_in_its_inbox(loop):
+    loop.call_soon_threadsafe(loop.stop)
+
+
 def loop_in_a_timer(loop):
     loop.call_later(60, loop.stop)
 

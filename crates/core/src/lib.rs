@@ -12,16 +12,17 @@
 //! | [`buffer`]      | outbound bytes, and asyncio's flow control as a state machine              |
 //! | [`reactor`]     | who waits for which descriptor; tokens with generations                    |
 //! | [`kernel`]      | when to poll and for how long; work that comes from other threads          |
-//! | [`net`]         | addresses: numeric literals, RFC 8305 interleaving                         |
+//! | [`pool`]        | calls for threads: a queue, and who waits for it                           |
+//! | [`net`]         | addresses: numeric literals                                                |
 //!
 //! Dependencies point up this table only (`net::Address` is a type of `sys`, re-exported).
 //!
-//! Invariants of the whole crate: one owner per descriptor, with `Drop`; no lock but the inbox's;
+//! Invariants of the whole crate: one owner per descriptor, with `Drop`; no lock but the inbox's and the pools';
 //! no call to user code from inside, so whatever may run user code when it is dropped (a watcher,
 //! a timer, a chunk) is handed back to the caller, who drops it outside the borrow.
 //!
 //! How to test: `cargo test -p aioxide-core`; longer model tests by `AIOXIDE_PROPTEST_CASES=20000`
-//! (another seed: `AIOXIDE_PROPTEST_SEED=7`); the inbox under loom by
+//! (another seed: `AIOXIDE_PROPTEST_SEED=7`); the inbox and the pools under loom by
 //! `RUSTFLAGS="--cfg loom" cargo test -p aioxide-core --release loom`.
 
 #![deny(unsafe_code)]
@@ -31,6 +32,7 @@
 pub mod buffer;
 pub mod kernel;
 pub mod net;
+pub mod pool;
 pub mod reactor;
 pub mod ready;
 mod sync;

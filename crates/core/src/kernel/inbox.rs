@@ -83,6 +83,11 @@ impl<T: Send> Inbox<T> {
         !self.has_items.load(Ordering::Acquire)
     }
 
+    /// Looks at what has not been drained, for a garbage collector. `f` must not use the inbox.
+    pub fn for_each(&self, f: impl FnMut(&T)) {
+        self.lock().items.iter().for_each(f);
+    }
+
     #[cold]
     fn take_items(&self, out: &mut Vec<T>) {
         let mut shared = self.lock();

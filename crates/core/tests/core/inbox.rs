@@ -18,6 +18,9 @@ fn a_push_to_an_owner_who_is_awake_needs_no_wake_up() {
     let inbox = Inbox::new();
     assert!(!inbox.push(1));
     assert!(!inbox.is_empty());
+    let mut seen = Vec::new();
+    inbox.for_each(|&item| seen.push(item));
+    assert_eq!(seen, [1]);
     assert_eq!(drained(&inbox), [1]);
     assert!(inbox.is_empty());
 }

@@ -1,11 +1,13 @@
 //! The core's tests, one module per subject; one binary, because linking is what tests cost.
 //!
 //! Three kinds: models (proptest against a plain structure), traps (real descriptors, each a fact about
-//! the kernel), tables (pure functions against asyncio's answers). Under `cfg(loom)` only the inbox
-//! is here.
+//! the kernel), tables (pure functions against asyncio's answers). Under `cfg(loom)` only the inbox and
+//! the pools are here.
 
 #[cfg(loom)]
 mod loom_inbox;
+#[cfg(loom)]
+mod loom_pool;
 
 #[cfg(not(loom))]
 mod support;
@@ -20,6 +22,8 @@ mod net;
 mod outbound_model;
 #[cfg(not(loom))]
 mod polling;
+#[cfg(not(loom))]
+mod pool;
 #[cfg(not(loom))]
 mod reactor_model;
 #[cfg(not(loom))]

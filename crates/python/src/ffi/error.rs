@@ -252,6 +252,7 @@ pub mod exc {
     classes! {
         base_exception = PyExc_BaseException,
         exception = PyExc_Exception,
+        assertion_error = PyExc_AssertionError,
         attribute_error = PyExc_AttributeError,
         blocking_io_error = PyExc_BlockingIOError,
         buffer_error = PyExc_BufferError,

@@ -221,6 +221,12 @@ impl Obj {
         }
     }
 
+    /// `int(self)`
+    pub fn to_int(&self) -> Res {
+        // SAFETY: a live object.
+        unsafe { Ref::from_owned(c::PyNumber_Long(self.as_ptr())) }
+    }
+
     /// `a, b, ... = self`
     ///
     /// # Errors

@@ -7,8 +7,9 @@ use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
 
 use aioxide_core::net::{Address, ip_literal};
 
-use crate::ffi::{Obj, Ref, Res, exc, index_value, int, none, string, tuple, utf8};
+use crate::ffi::{Obj, Raised, Ref, Res, exc, index_value, int, none, string, tuple, utf8};
 use crate::name;
+use crate::objects::names::imports;
 
 const AF_INET: i64 = 2;
 const AF_INET6: i64 = 10;
@@ -66,6 +67,56 @@ pub fn from_python(address: &Obj, family: i64) -> Option<Address> {
             IpAddr::V4(_) => None,
         },
         _ => None,
+    }
+}
+
+/// Same as `base_events._ipaddr_info`: what `getaddrinfo` would answer for a numeric address, or None if it must be asked.
+/// It must be for names, services ("http") and zones ("fe80::1%eth0", which inet_pton(3) refuses).
+///
+/// # Errors
+/// UnicodeError for bytes that are no IDNA name.
+pub fn literal_info(host: &Obj, port: &Obj, family: &Obj, kind: &Obj, protocol: &Obj, rest: [&Obj; 2]) -> Res {
+    const STREAM_AND_TCP: (i64, i64) = (1, 6);
+    const DATAGRAM_AND_UDP: (i64, i64) = (2, 17);
+    let number = |o: &Obj| index_value(o).map_err(Raised::forget).ok();
+    let ask = || Ok(none().to_ref());
+    let known = [STREAM_AND_TCP, DATAGRAM_AND_UDP];
+    let (Some(kind_number), Some(asked)) = (number(kind), number(protocol)) else { return ask() };
+    let Some((_, protocol)) = known.into_iter().find(|(kind, _)| *kind == kind_number) else { return ask() };
+    if host.is_none() || (asked != 0 && known.iter().all(|(_, protocol)| *protocol != asked)) {
+        return ask();
+    }
+    let Some(port) = port_number(port)? else { return ask() };
+    let name = if host.is_bytes() { host.call_method(name!("decode"), [name!("idna")])? } else { host.to_ref() };
+    let (Some(text), Some(wanted)) = (utf8(&name).map_err(Raised::forget).ok(), number(family)) else { return ask() };
+    let family = Some(family).filter(|_| wanted != 0);
+    match ip_literal(text, i32::try_from(wanted).unwrap_or(-1)) {
+        Some(IpAddr::V4(_)) => {
+            let address = tuple([&*name, &*port])?;
+            tuple([family.unwrap_or(&imports().af_inet), kind, &*int(protocol)?, name!(""), &*address])
+        }
+        Some(IpAddr::V6(_)) => {
+            let [flowinfo, scope_id] = rest;
+            let address = tuple([&*name, &*port, flowinfo, scope_id])?;
+            tuple([family.unwrap_or(&imports().af_inet6), kind, &*int(protocol)?, name!(""), &*address])
+        }
+        None => ask(),
+    }
+}
+
+/// `int(port)`, 0 for None and for no text; None for the name of a service.
+fn port_number(port: &Obj) -> Res<Option<Ref>> {
+    let is_no_text = |port: &Obj| Ok((port.is_bytes() || port.is_str()) && port.len()? == 0);
+    if port.is_none() || is_no_text(port)? {
+        return int(0).map(Some);
+    }
+    match port.to_int() {
+        Ok(number) => Ok(Some(number)),
+        Err(raised) if raised.matches(exc::type_error()) || raised.matches(exc::value_error()) => {
+            raised.forget();
+            Ok(None)
+        }
+        Err(raised) => Err(raised),
     }
 }
 

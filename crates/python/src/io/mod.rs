@@ -1,6 +1,6 @@
-//! Layer 4: descriptors. The driver (one loop's reactor), transports, and listeners.
+//! Layer 4: descriptors and threads. The driver (one loop's reactor), transports, listeners, and calls in an executor.
 //!
-//! CPython counterpart: `asyncio.selector_events`, less the loop object. Uses `ffi`, `objects` and the core; never `surface`.
+//! CPython counterpart: `asyncio.selector_events`, less the loop object, and `concurrent.futures.thread`. Uses `ffi`, `objects` and the core; never `surface`.
 //!
 //! A byte's way: epoll says that a descriptor is readable, [`driver`] puts the transport itself into the ready queue, the
 //! loop calls [`run`], the transport receives and calls the protocol. No Handle, no Python frame but the protocol's own.
@@ -9,6 +9,7 @@ mod address;
 pub mod connect;
 mod descriptors;
 pub mod driver;
+pub mod executor;
 mod fork;
 pub mod listener;
 mod poll;
@@ -18,9 +19,12 @@ pub mod sock;
 mod socket_object;
 pub mod transport;
 
+pub use address::literal_info as literal_address;
+
 use crate::ffi::{Obj, Raised, Ref, Res, none, probe_socket_layout};
 use crate::objects::future::Fut;
 use crate::objects::report;
+use executor::Call;
 use listener::Listener;
 use transport::SocketTransport;
 
@@ -30,10 +34,12 @@ pub fn build() -> Res<()> {
     fork::watch_for_forks()?;
     transport::build()?;
     listener::build()?;
+    executor::build()?;
     Ok(())
 }
 
-/// Run the continuation `what` of a transport or listener, or wake a coroutine: the body of `Entry::Native`.
+/// Run the continuation `what` of a transport or listener, deliver a call's outcome, or wake a coroutine: the body of
+/// `Entry::Native`.
 ///
 /// # Errors
 /// Only SystemExit and KeyboardInterrupt come out; everything else goes to the exception handler.
@@ -45,6 +51,9 @@ pub fn run(work: &Obj, what: u32) -> Res<()> {
     // What a `sock_*` coroutine waits for.
     if let Some(future) = Fut::of_exact(work) {
         return if future.core.is_pending() { future.set_result(none().to_ref()) } else { Ok(()) };
+    }
+    if let Some(call) = work.downcast::<Call>() {
+        return Call::deliver(call);
     }
     match work.downcast::<Listener>() {
         Some(listener) => listener.run(),

@@ -110,7 +110,7 @@ impl Handle {
     /// Make `run` and `cancel` exclude one another across threads, as asyncio does from 3.14 on.
     pub fn guard_by_lock(&self) -> Res<()> {
         #[cfg(Py_3_14)]
-        self.lock.put(crate::ffi::import_attr("_thread", "RLock")?.call0()?);
+        self.lock.put(imports().reentrant_lock.call0()?);
         Ok(())
     }
 

@@ -74,8 +74,18 @@ imports! {
     is_generator = "inspect"."isgenerator",
     socket_class = "socket"."socket",
     socket_namespace = "socket"."__dict__",
+    af_inet = "socket"."AF_INET",
+    af_inet6 = "socket"."AF_INET6",
     c_socket_class = "_socket"."socket",
     weak_reference = "weakref"."ref",
+    wrap_future = "asyncio.futures"."wrap_future",
+    convert_future_exception = "asyncio.futures"."_convert_future_exc",
+    futures_cancelled_error = "concurrent.futures"."CancelledError",
+    futures_invalid_state_error = "concurrent.futures"."InvalidStateError",
+    futures_timeout_error = "concurrent.futures"."TimeoutError",
+    pool_globals = "concurrent.futures.thread"."__dict__",
+    reentrant_lock = "_thread"."RLock",
+    queue_empty = "queue"."Empty",
 }
 
 static IMPORTS: Once<Imports> = Once::new();

@@ -39,6 +39,24 @@ pub enum Entry {
     Native(Ref, u32),
 }
 
+impl Entry {
+    fn traverse(&self, visit: &Visit) {
+        match self {
+            Entry::Step(a) | Entry::Native(a, _) => visit.obj(a),
+            Entry::Wake(a, b) | Entry::Throw(a, b) => {
+                visit.obj(a);
+                visit.obj(b);
+            }
+            Entry::Call(a, b, c) => {
+                visit.obj(a);
+                visit.obj(b);
+                visit.obj(c);
+            }
+            Entry::Handle(h) => h.traverse_as_sole_owner(visit),
+        }
+    }
+}
+
 pub struct Scheduler {
     ready: RefCell<ReadyQueue<Entry>>,
     timers: RefCell<TimerHeap<Owned<Handle>>>,
@@ -289,22 +307,10 @@ impl Scheduler {
         visit.slot(&self.task_factory);
         // A borrow in progress means that the collector runs inside a push: nothing can be garbage right now.
         if let Ok(ready) = self.ready.try_borrow() {
-            for entry in ready.iter() {
-                match entry {
-                    Entry::Step(a) | Entry::Native(a, _) => visit.obj(a),
-                    Entry::Wake(a, b) | Entry::Throw(a, b) => {
-                        visit.obj(a);
-                        visit.obj(b);
-                    }
-                    Entry::Call(a, b, c) => {
-                        visit.obj(a);
-                        visit.obj(b);
-                        visit.obj(c);
-                    }
-                    Entry::Handle(h) => h.traverse_as_sole_owner(visit),
-                }
-            }
+            ready.iter().for_each(|entry| entry.traverse(visit));
         }
+        // Whoever pushes holds the interpreter, so nobody is inside the mutex.
+        self.inbox.for_each(|CrossThread(entry)| entry.traverse(visit));
         if let Ok(timers) = self.timers.try_borrow() {
             for timer in timers.iter() {
                 timer.traverse_as_sole_owner(visit);

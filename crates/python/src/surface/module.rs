@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 
-use crate::ffi::{Args, Obj, Once, Raised, Res, exc, import_attr, index_value, list, module_functions, none, string};
+use crate::ffi::{
+    Args, Obj, Once, Raised, Res, exc, import_attr, index_value, int, list, module_functions, none, string,
+};
 use crate::objects::{future, handle, names};
 use crate::tasks::coroutine;
 use crate::tasks::task::{self, registry};
@@ -30,6 +32,7 @@ pub fn execute(module: &Obj) -> Res<()> {
         (name!("Task"), &classes.task),
         (name!("Loop"), &classes.event_loop),
         (name!("SocketTransport"), &classes.socket_transport),
+        (name!("WorkQueue"), &classes.work_queue),
     ] {
         module.setattr(key, class)?;
     }
@@ -41,6 +44,11 @@ pub fn execute(module: &Obj) -> Res<()> {
                 c"_pending_tasks",
                 function!(pending_tasks),
                 c"All native tasks that are not done, of all loops (up to 3.13).",
+            ),
+            (
+                c"literal_address",
+                function!(literal_address),
+                c"literal_address(host, port, family, type, proto, flowinfo=0, scope_id=0)\n--\n\nWhat getaddrinfo would answer for a numeric address, or None if it must be asked.",
             ),
             (
                 c"_panic",
@@ -58,6 +66,7 @@ struct Classes {
     task: crate::ffi::Ref,
     event_loop: crate::ffi::Ref,
     socket_transport: crate::ffi::Ref,
+    work_queue: crate::ffi::Ref,
 }
 
 static CLASSES: Once<Classes> = Once::new();
@@ -71,7 +80,8 @@ fn build_classes() -> Res<Classes> {
     io::build()?;
     let event_loop = super::event_loop::build()?;
     let socket_transport = io::transport::class();
-    Ok(Classes { handle, timer_handle, future, task, event_loop, socket_transport })
+    let work_queue = io::executor::class();
+    Ok(Classes { handle, timer_handle, future, task, event_loop, socket_transport, work_queue })
 }
 
 /// Where the Rust value of a future or a task begins: behind the larger of the two bases.
@@ -111,6 +121,20 @@ fn pending_tasks(_: Args) -> Res {
         l.list_append(&task)?;
     }
     Ok(l)
+}
+
+fn literal_address(args: Args) -> Res {
+    let names = ["host", "port", "family", "type", "proto", "flowinfo", "scope_id"];
+    let [host, port, family, kind, protocol, flowinfo, scope_id] = args.bind("literal_address", names, 7, 5)?;
+    let (nothing, zero) = (none(), int(0)?);
+    io::literal_address(
+        host.unwrap_or(nothing),
+        port.unwrap_or(nothing),
+        family.unwrap_or(&zero),
+        kind.unwrap_or(&zero),
+        protocol.unwrap_or(&zero),
+        [flowinfo.unwrap_or(&zero), scope_id.unwrap_or(&zero)],
+    )
 }
 
 fn panic_on_purpose(_: Args) -> Res {

@@ -2,11 +2,13 @@
 //!
 //! CPython counterpart: `asyncio.base_events.BaseEventLoop` and `asyncio.selector_events.BaseSelectorEventLoop`. The loop is
 //! the top, not the middle (D2): nothing below knows this type. Files by concern: `run` (the turn), `schedule` (call_soon
-//! and its like), `create` (futures and tasks), `watch` (descriptors), `serve` (transports and listeners), `lifetime`.
+//! and its like), `create` (futures and tasks), `execute` (threads), `watch` (descriptors), `serve` (transports and listeners),
+//! `lifetime`.
 //!
 //! `aioxide.EventLoop` derives from this class and adds, in Python, what runs once per program, loop or connection.
 
 mod create;
+mod execute;
 mod lifetime;
 mod run;
 mod schedule;
@@ -32,6 +34,10 @@ pub struct EventLoop {
     time_overridden: Cell<bool>,
     /// `loop.sock_connect` was replaced: `create_connection` awaits that one.
     sock_connect_overridden: Cell<bool>,
+    /// Nobody has overridden `create_future`: what a thread's call is for may be made without asking Python.
+    makes_futures: Cell<bool>,
+    /// The same of `call_soon_threadsafe`, by which outcomes come in.
+    takes_from_threads: Cell<bool>,
     /// The handle that runs, in debug mode: reports show where it was made.
     current_handle: Slot,
 }
@@ -68,6 +74,8 @@ fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
             rule: RefCell::new(PollRule::default()),
             time_overridden: Cell::new(false),
             sock_connect_overridden: Cell::new(false),
+            makes_futures: Cell::new(true),
+            takes_from_threads: Cell::new(true),
             current_handle: Slot::empty(),
         })
     };
@@ -76,6 +84,8 @@ fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
     this.scheduler.direct.set(!is_overridden(class, crate::name!("call_soon"))?);
     this.time_overridden.set(is_overridden(class, crate::name!("time"))?);
     this.sock_connect_overridden.set(is_overridden(class, crate::name!("sock_connect"))?);
+    this.makes_futures.set(!is_overridden(class, crate::name!("create_future"))?);
+    this.takes_from_threads.set(!is_overridden(class, crate::name!("call_soon_threadsafe"))?);
     Ok(this.into_ref())
 }
 
@@ -84,7 +94,7 @@ fn is_overridden(class: &Obj, name: &Obj) -> Res<bool> {
     Ok(!class.getattr(name)?.is(&*EVENT_LOOP.type_object().getattr(name)?))
 }
 
-/// Attributes can be set on a loop; three of them change what native code may assume.
+/// Attributes can be set on a loop; some of them change what native code may assume.
 fn set_attribute(this: &Inst<EventLoop>, name: &Obj, value: Option<&Obj>) -> Res<()> {
     this.obj().generic_setattr(name, value)?;
     if name.equals(crate::name!("call_soon"))? {
@@ -93,6 +103,10 @@ fn set_attribute(this: &Inst<EventLoop>, name: &Obj, value: Option<&Obj>) -> Res
         this.time_overridden.set(value.is_some() || is_overridden(this.obj().class(), name)?);
     } else if name.equals(crate::name!("sock_connect"))? {
         this.sock_connect_overridden.set(value.is_some() || is_overridden(this.obj().class(), name)?);
+    } else if name.equals(crate::name!("create_future"))? {
+        this.makes_futures.set(value.is_none() && !is_overridden(this.obj().class(), name)?);
+    } else if name.equals(crate::name!("call_soon_threadsafe"))? {
+        this.takes_from_threads.set(value.is_none() && !is_overridden(this.obj().class(), name)?);
     }
     Ok(())
 }
@@ -124,6 +138,8 @@ pub fn build() -> Res<Ref> {
     .method(c"set_task_factory", keywords!(EventLoop, create::set_task_factory), c"set_task_factory($self, factory)\n--\n\nHow create_task makes tasks; None for the default.")
     .method(c"get_task_factory", noargs!(EventLoop, create::get_task_factory), c"get_task_factory($self, /)\n--\n\nThe task factory or None.")
     .getset(c"_task_factory", getter!(EventLoop, create::get_task_factory), None, c"The task factory or None.")
+    // execute
+    .method(c"run_in_executor", keywords!(EventLoop, execute::run_in_executor), c"run_in_executor($self, executor, func, *args)\n--\n\nCall func(*args) in the executor, or in the default one for None. Same as asyncio.loop.run_in_executor.")
     // watch
     .method(c"add_reader", keywords!(EventLoop, watch::add_reader), c"add_reader($self, fd, callback, *args)\n--\n\nCall whenever fd is readable. Same as asyncio.loop.add_reader.")
     .method(c"remove_reader", keywords!(EventLoop, watch::remove_reader), c"remove_reader($self, fd)\n--\n\nStop watching; whether it was watched.")

@@ -45,7 +45,7 @@ pub fn call_soon_threadsafe(this: &Inst<EventLoop>, args: Args) -> Res {
 }
 
 /// In debug mode: a coroutine, or something that cannot be called, is refused at once.
-fn check_callback(this: &Inst<EventLoop>, callback: &Obj, method: &str) -> Res<()> {
+pub fn check_callback(this: &Inst<EventLoop>, callback: &Obj, method: &str) -> Res<()> {
     if this.scheduler.debug.get() {
         this.obj().call_method(name!("_check_callback"), [callback, &*string(method)?])?;
     }
