@@ -22,7 +22,7 @@ from benches.rows import ROWS
 
 LOOPS = ["asyncio", "uvloop", "rloop", "aioxide"]
 ROUNDS, QUICK_ROUNDS = 15, 5
-SECONDS, QUICK_SECONDS = 0.4, 0.12  # of a served sample
+SECONDS, QUICK_SECONDS = 0.3, 0.1  # of a served sample
 GOALS = {row.key: report.Goal(row.goal, row.below, row.unit) for row in ROWS if row.goal or row.below}
 SVG = ROOT / "docs" / "bench.svg"
 
@@ -45,7 +45,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "benches/README.md tells what is measured and how to read it.",
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="5 rounds instead of 15 and shorter ones: below 3 minutes")
+    add(
+        "--quick",
+        action="store_true",
+        help="5 rounds instead of 15 and shorter ones: below 3 minutes on a quiet machine",
+    )
     add("--rounds", type=int, metavar="N", help="samples of each loop and row")
     add(
         "--loops",

@@ -31,7 +31,7 @@ from benches.row import Load
 
 MAX_REQUESTS = 1_000_000
 WARM_UP_REQUESTS = 1000  # over all clients, but at least 2 each, and at most 20
-SILENCE_S = 5.0  # a server that answers nothing for so long is broken
+SILENCE_S = 3.0  # a server that answers nothing for so long is broken
 THINK_S = 0.02  # 100 clients that think so long ask 5000 times a second
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: no TIME_WAIT, or a long run would use up the ports
 

@@ -24,6 +24,7 @@ LEFT = MARGIN + LABELS
 RIGHT = WIDTH - MARGIN - VALUES
 TOP = 112
 BAR, BAR_GAP, ROW_GAP = 9.5, 1.5, 9
+LABEL = 29  # a row's title and the baseline's figure below it, however few the bars
 GROUP_GAP, HEADING = 30, 26  # above a group's heading; between that and its bars
 AXIS_MAX = 12.0  # a bar that needs more is cut
 
@@ -155,6 +156,9 @@ class Plot:
         self.y = bottom
 
     def height(self, row: dict[str, Any]) -> float:
+        return max(LABEL, self.bars_height(row))
+
+    def bars_height(self, row: dict[str, Any]) -> float:
         return len(self.speeds(row)) * (BAR + BAR_GAP) - BAR_GAP
 
     def row(self, row: dict[str, Any]) -> None:
@@ -164,10 +168,12 @@ class Plot:
         if len(speeds) > 1:
             base = f"{self.baseline} {typical(row, self.baseline)}"
             self.texts.append(text(LEFT - 14, middle + 12, "value", base, "end"))
+        bottom = self.y + self.height(row)
+        self.y = middle - self.bars_height(row) / 2
         for name, css, speed in speeds:
             self.bar(name, css, speed)
             self.y += BAR + BAR_GAP
-        self.y -= BAR_GAP
+        self.y = bottom
 
     def bar(self, name: str, css: str, speed: Ratio) -> None:
         end, middle = self.axis.x(speed.median), self.y + BAR / 2

@@ -248,7 +248,7 @@ SEVERAL_WRITES = [
     ),
     served(
         "fan-in",
-        "16 tasks write to one connection, per write",
+        "16 tasks, one connection, per write",
         partial(protocol_server, FanIn),
         Load(connections=20, request="x" * 64, answer=FAN_IN * len(PART)),
         "several writes",

@@ -36,7 +36,7 @@ from benches.rows_network import listen
 SAMPLE_S = 0.030
 PROBE_S = 0.005
 
-STOPPING_S = 3
+STOPPING_S = 1
 CLOSING_S = 0.01  # the clients have gone: time for a loop to see it
 
 BY_KEY = {row.key: row for row in ROWS}
