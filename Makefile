@@ -87,9 +87,10 @@ soundness: ## Debug interpreter with a refleak hunt; the inbox under loom; longe
 loom: ## The inbox and the pools under loom
 	@RUSTFLAGS="--cfg loom" cargo test -q --locked -p aioxide-core --release --target-dir target/loom loom
 
-bench: release ## Compare with asyncio, uvloop and rloop: table, JSON, plot
-	@$(BIN)/pip install -q --disable-pip-version-check --only-binary :all: uvloop || echo "no uvloop for this Python"
-	@$(BIN)/pip install -q --disable-pip-version-check --only-binary :all: rloop || echo "no rloop for this Python"
+bench: release ## Compare with asyncio, uvloop and rloop: tables, JSON, plot
+	@grep -v '^#' benches/requirements.txt | while read -r package; do \
+	  $(BIN)/pip install -q --disable-pip-version-check --only-binary :all: "$$package" || echo "no $$package for this Python"; \
+	done
 	@$(PY) -m benches --goals $(BENCH)
 
 clean: ## Remove what was built

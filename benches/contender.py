@@ -1,4 +1,4 @@
-"""A contender: the driver's end of one worker process.
+"""The driver's ends of its child processes: a contender is one worker with its loop; the load is there once for all.
 
 A loop under development crashes, hangs and lacks features; none of that may cost the run. Whatever goes wrong in a request becomes
 `Failed` with one line of text, and the next request finds a fresh process.
@@ -11,54 +11,64 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benches.rows_network import CONNECTIONS
+from benches.row import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 60
-MAX_REQUESTS = 1_000_000
 
 
 class Failed(Exception):
     """The loop could not do what was asked; the text is for the reader of the table."""
 
 
-def environment() -> dict[str, str]:
-    """Ours, without what would switch asyncio's debug mode on."""
-    return {
-        k: v for k, v in os.environ.items() if k not in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONTRACEMALLOC")
-    }
+def environment(malloc: str | None = None) -> dict[str, str]:
+    """Ours, without what would switch asyncio's debug mode on or change its memory."""
+    unwanted = ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONTRACEMALLOC", "PYTHONMALLOC")
+    ours = {k: v for k, v in os.environ.items() if k not in unwanted}
+    return {**ours, "PYTHONMALLOC": malloc} if malloc else ours
 
 
 def processors() -> tuple[set[int], set[int]]:
-    """Where the server and its load may run: always on two different processors, where there are two.
+    """Where the workers and the load run: always on two different processors, where there are two.
 
     On one and the same (the scheduler puts them there when others keep the machine busy) an echo costs a third less, because the message
-    stays in that processor's cache; a row that is now one case, now the other says nothing.
+    stays in that processor's cache; a row that is now one case, now the other says nothing. The same holds for two threads of a worker:
+    on one processor their rounds agree within 2 %, on two they may differ sevenfold.
     """
     ours = sorted(os.sched_getaffinity(0))
     return ({ours[-1]}, {ours[-2]}) if len(ours) > 1 else (set(ours), set(ours))
 
 
-class Contender:
-    def __init__(self, name: str, verbose: bool = False) -> None:
+class Child:
+    """A process that answers a JSON line with a JSON line; started when first asked."""
+
+    def __init__(
+        self, name: str, *arguments: str, cpus: set[int], verbose: bool = False, malloc: str | None = None
+    ) -> None:
         self.name = name
+        self.arguments = arguments
+        self.cpus = cpus
         self.stderr = None if verbose else subprocess.DEVNULL
+        self.malloc = malloc
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "benches.worker", self.name],
+        process = subprocess.Popen(
+            [sys.executable, "-m", *self.arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr,
             text=True,
             cwd=ROOT,
-            env=environment(),
-            start_new_session=True,  # Ctrl-C is for the driver, which then ends its workers
+            env=environment(self.malloc),
+            start_new_session=True,  # Ctrl-C is for the driver, which then ends its children
         )
+        os.sched_setaffinity(process.pid, self.cpus)
+        return process
 
     def ask(self, **request: Any) -> dict[str, Any]:
         if self.process is None:
@@ -81,42 +91,11 @@ class Contender:
         if not line:
             code = process.wait()
             self.stop()
-            raise Failed(f"no answer within {TIMEOUT_S} s" if hung else f"the worker died (exit code {code})")
+            raise Failed(f"no answer within {TIMEOUT_S} s" if hung else f"the {self.name} died (exit code {code})")
         message: dict[str, Any] = json.loads(line)
         if "error" in message:
             raise Failed(message["error"])
         return message
-
-    def cpu_per_request_ns(self, key: str, size: int, seconds: float) -> float:
-        """One round of a network row: the worker serves, a load process of its own drives and measures it."""
-        port = self.ask(do="serve", row=key)["port"]
-        server = self.process
-        assert server
-        server_cpu, load_cpu = processors()
-        os.sched_setaffinity(server.pid, server_cpu)
-        arguments = map(str, (port, server.pid, size, CONNECTIONS, seconds, MAX_REQUESTS, *load_cpu))
-        try:
-            load = subprocess.run(
-                [sys.executable, "-m", "benches.load", *arguments],
-                capture_output=True,
-                text=True,
-                cwd=ROOT,
-                env=environment(),
-                timeout=TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            self.stop()
-            raise Failed(f"load: not finished within {TIMEOUT_S} s") from None
-        if load.returncode:
-            self.stop()
-            raise Failed("load: " + (load.stderr.strip().splitlines() or ["failed"])[-1])
-        self.answer(server)
-        os.sched_setaffinity(server.pid, os.sched_getaffinity(0))
-        result = json.loads(load.stdout)
-        if not result["requests"]:
-            raise Failed("load: no request was answered")
-        return float(result["cpu_s"]) / int(result["requests"]) * 1e9
 
     def stop(self) -> None:
         if self.process:
@@ -129,3 +108,60 @@ class Contender:
                 except BrokenPipeError:
                     pass
             self.process = None
+
+
+class LoadProcess(Child):
+    def __init__(self, verbose: bool = False) -> None:
+        super().__init__("load", "benches.load", cpus=processors()[1], verbose=verbose)
+
+
+class Contender(Child):
+    def __init__(self, loop: str, verbose: bool = False, malloc: str | None = None) -> None:
+        super().__init__("worker", "benches.worker", loop, cpus=processors()[0], verbose=verbose, malloc=malloc)
+        self.loop = loop
+        self.verbose = verbose
+        self.repeats: dict[str, int] = {}
+
+    def sample(self, row: Row, load: LoadProcess, seconds: float) -> dict[str, float]:
+        """One sample of the row on this loop: a value for each of its figures."""
+        if row.way == "memory":
+            return {"": self.fresh(row.malloc).memory(row, load)}
+        if row.load:
+            figures, _ = self.served(row, load, seconds)
+            return {name: value / row.ops for name, value in figures.items()}
+        if row.key not in self.repeats:
+            self.repeats[row.key] = self.ask(do="calibrate", row=row.key)["repeats"]
+        return {"": float(self.ask(do="sample", row=row.key, repeats=self.repeats[row.key])["value"])}
+
+    def fresh(self, malloc: str | None) -> Contender:
+        return Contender(self.loop, self.verbose, malloc)
+
+    def memory(self, row: Row, load: LoadProcess) -> float:
+        try:
+            value = self.served(row, load, 0)[1] if row.load else self.ask(do="call", row=row.key)["value"]
+        finally:
+            self.stop()
+        if value <= 0:
+            raise Failed("no difference to be seen")
+        return float(value)
+
+    def served(self, row: Row, load: LoadProcess, seconds: float) -> tuple[dict[str, float], Any]:
+        """The worker serves, the load process drives and measures it: what both say."""
+        assert row.load
+        port = self.ask(do="serve", row=row.key)["port"]
+        assert self.process
+        failure: Failed | None = None
+        figures = {}
+        try:
+            figures = load.ask(port=port, pid=self.process.pid, seconds=seconds, load=asdict(row.load))["figures"]
+        except Failed as exc:
+            failure = exc
+        try:
+            stopped = self.ask(do="stop")  # a server that failed has its own story, which is the better one
+        except Failed:
+            self.stop()  # it may have two answers under way
+            raise
+        if failure or "hung" in stopped:
+            self.stop()
+            raise failure or Failed("the server did not end when it was told to")
+        return figures, stopped["value"]

@@ -12,17 +12,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from benches import machine, plot, report
-from benches.contender import ROOT, Contender, Failed
+from benches.contender import ROOT, Contender, Failed, LoadProcess
 from benches.progress import Progress
 from benches.row import Row
-from benches.rows_network import ROWS as NETWORK
-from benches.rows_scheduler import ROWS as SCHEDULER
+from benches.rows import ROWS
 
 LOOPS = ["asyncio", "uvloop", "rloop", "aioxide"]
-ROWS = [*SCHEDULER, *NETWORK]
+ROUNDS, QUICK_ROUNDS = 15, 5
+SECONDS, QUICK_SECONDS = 0.3, 0.1  # of a served sample
+GOALS = {row.key: report.Goal(row.goal, row.below, row.unit) for row in ROWS if row.goal or row.below}
 SVG = ROOT / "docs" / "bench.svg"
 
 
@@ -30,16 +31,25 @@ def default_json() -> Path:
     return ROOT / "benches" / "results" / f"{sys.version_info.major}.{sys.version_info.minor}.json"
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"benches: {message}; --help shows the options\n")
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benches",
-        description="Event loops side by side: CPU time per operation, interleaved, median of ratios with spread.",
+        description="Event loops side by side: CPU time, latency and memory, interleaved, median of ratios with spread.",
         epilog="A table goes to stdout, progress to stderr. A full run also writes benches/results/X.Y.json and docs/bench.svg; a run "
         "narrowed by --quick, --rounds, -k or --loops, or one without aioxide, writes files only where --json and --svg say so. "
         "benches/README.md tells what is measured and how to read it.",
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="5 rounds instead of 15 and shorter network rounds: below 90 s")
+    add(
+        "--quick",
+        action="store_true",
+        help="5 rounds instead of 15 and shorter ones: below 3 minutes on a quiet machine",
+    )
     add("--rounds", type=int, metavar="N", help="samples of each loop and row")
     add(
         "--loops",
@@ -50,7 +60,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "-k",
         dest="pattern",
         metavar="PATTERN",
-        help="only rows whose key or title contains PATTERN (or one of P,Q,...)",
+        help="only rows whose key, title or group contains PATTERN (or one of P,Q,...)",
     )
     add("--list", action="store_true", help="list the rows and exit")
     add(
@@ -75,13 +85,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def selected(pattern: str | None) -> list[Row]:
-    """The rows that match and that this Python can run."""
-    wanted = [p.strip().lower() for p in (pattern or "").split(",")]
-    matching = [row for row in ROWS if any(p in row.key or p in row.title.lower() for p in wanted)]
+    """The rows that match and that this Python on this machine can run."""
+    wanted = [p.strip().lower() for p in (pattern or "").split(",") if p.strip()] or [""]
+    matching = [
+        row for row in ROWS if any(p in text for p in wanted for text in (row.key, row.title.lower(), row.group))
+    ]
+    limit = machine.raise_descriptor_limit(max((row.descriptors for row in matching), default=0))
+    fit = []
     for row in matching:
         if sys.version_info < row.since:
             print(f"{row.title}: skipped, needs Python {row.since[0]}.{row.since[1]}", file=sys.stderr)
-    return [row for row in matching if sys.version_info >= row.since]
+        elif row.descriptors > limit:
+            print(
+                f"{row.title}: skipped, needs {row.descriptors} descriptors, the hard limit is {limit}", file=sys.stderr
+            )
+        else:
+            fit.append(row)
+    return fit
 
 
 def present(names: list[str], verbose: bool) -> tuple[list[Contender], dict[str, dict[str, str]]]:
@@ -102,66 +122,84 @@ def present(names: list[str], verbose: bool) -> tuple[list[Contender], dict[str,
 
 
 class Measurement:
-    """One row over all loops: `samples[loop]` has one value per round, `errors[loop]` why there are none."""
+    """One row over all loops: `samples[loop]` has the figures of each round, `errors[loop]` says why there are none."""
 
-    def __init__(self, row: Row, contenders: list[Contender], rounds: int, seconds: float) -> None:
+    def __init__(self, row: Row, contenders: list[Contender], load: LoadProcess, rounds: int, seconds: float) -> None:
         self.row = row
         self.contenders = contenders
-        self.rounds = rounds
-        self.seconds = seconds
-        self.samples: dict[str, list[float]] = {c.name: [] for c in contenders}
+        self.load = load
+        self.rounds = self.rounds_of(row, rounds)
+        self.seconds = self.seconds_of(row, seconds)
+        self.samples: dict[str, list[dict[str, float]]] = {c.loop: [] for c in contenders}
         self.errors: dict[str, str] = {}
-        self.repeats: dict[str, int] = {}
 
     @staticmethod
-    def expected_s(row: Row, contenders: int, rounds: int, seconds: float) -> float:
-        return contenders * (rounds * 0.035 + 0.08 if row.group == "scheduler" else rounds * (seconds + 0.06))
+    def rounds_of(row: Row, rounds: int) -> int:
+        return min(rounds, row.most_rounds or rounds)
 
-    def sample(self, contender: Contender) -> float:
-        row = self.row
-        if row.group == "network":
-            return contender.cpu_per_request_ns(row.key, row.size, self.seconds)
-        if contender.name not in self.repeats:
-            self.repeats[contender.name] = contender.ask(do="calibrate", row=row.key)["repeats"]
-        return float(contender.ask(do="sample", row=row.key, repeats=self.repeats[contender.name])["ns"])
+    @staticmethod
+    def seconds_of(row: Row, seconds: float) -> float:
+        return seconds * 2 if row.group == "latency" else seconds  # a percentile needs many answers
+
+    @classmethod
+    def expected_s(cls, row: Row, contenders: int, rounds: int, seconds: float) -> float:
+        if row.way == "memory":
+            sample, before = 0.5, 0.0
+        elif row.load:
+            sample, before = cls.seconds_of(row, seconds) + 0.06, 0.0
+        else:
+            sample, before = 0.035, 0.08
+        return contenders * (cls.rounds_of(row, rounds) * sample + before)
 
     def take_round(self, number: int) -> None:
         shift = number % len(self.contenders)
         for contender in self.contenders[shift:] + self.contenders[:shift]:
-            if contender.name in self.errors:
+            if contender.loop in self.errors:
                 continue
             try:
-                self.samples[contender.name].append(self.sample(contender))
+                self.samples[contender.loop].append(contender.sample(self.row, self.load, self.seconds))
             except Failed as exc:
-                self.errors[contender.name] = str(exc)
-                del self.samples[contender.name]
+                self.errors[contender.loop] = str(exc)
+                del self.samples[contender.loop]
 
-    def result(self) -> dict[str, Any]:
+    def results(self) -> list[dict[str, Any]]:
+        """One for each figure of the row."""
         row = self.row
-        samples = {name: [round(ns, 2) for ns in values] for name, values in self.samples.items()}
-        return {
-            "key": row.key,
-            "title": row.title,
-            "group": row.group,
-            "samples_ns": samples,
-            "errors": self.errors,
-        }
+        return [
+            {
+                "key": f"{row.key}-{figure}" if figure else row.key,
+                "title": f"{row.title} {figure}" if figure else row.title,
+                "group": row.group,
+                "unit": row.unit,
+                "samples": {
+                    loop: [round(figures[figure], 2) for figures in samples] for loop, samples in self.samples.items()
+                },
+                "errors": self.errors,
+            }
+            for figure in row.figures
+        ]
 
 
 def measure(
-    rows: list[Row], contenders: list[Contender], rounds: int, seconds: float, results: list[dict[str, Any]]
+    rows: list[Row],
+    contenders: list[Contender],
+    load: LoadProcess,
+    rounds: int,
+    seconds: float,
+    done: list[dict[str, Any]],
 ) -> None:
-    """Append the rows' results to `results` one by one, so that an interrupted run keeps what it has."""
+    """Append the rows' results to `done` one by one, so that an interrupted run keeps what it has."""
     progress = Progress([Measurement.expected_s(row, len(contenders), rounds, seconds) for row in rows])
     for index, row in enumerate(rows):
-        measurement = Measurement(row, contenders, rounds, seconds)
-        for number in range(rounds):
-            progress.within(index, row.title, number / rounds)
+        measurement = Measurement(row, contenders, load, rounds, seconds)
+        for number in range(measurement.rounds):
+            progress.within(index, row.title, number / measurement.rounds)
             measurement.take_round(number)
-        results.append(measurement.result())
-        progress.finished(index, row.title, report.one_line(results[-1]))
-        for name, error in measurement.errors.items():
-            progress.note(f"        {name}: {error}")
+        results = measurement.results()
+        done += results
+        progress.finished(index, [(result["title"], report.one_line(result)) for result in results])
+        for loop, error in measurement.errors.items():
+            progress.note(f"        {loop}: {error}")
 
 
 def write(path: Path, text: str) -> None:
@@ -186,29 +224,30 @@ def bench(args: argparse.Namespace) -> int:
         print(f"benches: no row to run for {args.pattern!r}; --list shows them", file=sys.stderr)
         return 2
     names = list(dict.fromkeys(args.loops.split(","))) if args.loops else LOOPS
-    rounds = args.rounds or (5 if args.quick else 15)
-    seconds = 0.5 if args.quick else 0.8
+    rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
+    seconds = QUICK_SECONDS if args.quick else SECONDS
     contenders, described = present(names, args.verbose)
     if not contenders:
         print("benches: no loop to measure", file=sys.stderr)
         return 2
     run: dict[str, Any] = {"machine": machine.facts(), "rounds": rounds, "loops": described, "rows": []}
     interrupted = False
+    load = LoadProcess(args.verbose)
     try:
-        measure(rows, contenders, rounds, seconds, run["rows"])
+        measure(rows, contenders, load, rounds, seconds, run["rows"])
     except KeyboardInterrupt:
         interrupted = True
         print("\ninterrupted: these rows were complete", file=sys.stderr)
     finally:
-        for contender in contenders:
-            contender.stop()
+        for child in (*contenders, load):
+            child.stop()
     narrowed = args.quick or args.rounds or args.pattern or args.loops or "aioxide" not in described
     publish = not (narrowed or interrupted)
     if json_path := args.json or (default_json() if publish else None):
         write(json_path, json.dumps(run, indent=1) + "\n")
     if svg_path := args.svg or (SVG if publish else None):
         write(svg_path, plot.draw(run))
-    print(report.table(run, goals={row.key: row.goal for row in rows if row.goal} if args.goals else None))
+    print(report.table(run, GOALS if args.goals else None))
     return 130 if interrupted else 0
 
 
@@ -216,13 +255,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     if args.list:
         for row in selected(args.pattern):
-            print(f"{row.key:14} {row.title}")
+            print(f"{row.key:18} {row.group:15} {row.title}")
         return 0
     if args.plot_only:
         write(args.svg or SVG, plot.draw(load(args.plot_only)))
         return 0
     if args.table_only:
-        goals = {row.key: row.goal for row in ROWS if row.goal} if args.goals else None
-        print(report.table(load(args.table_only), goals))
+        print(report.table(load(args.table_only), GOALS if args.goals else None))
         return 0
     return bench(args)

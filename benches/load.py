@@ -1,9 +1,10 @@
-"""The load: 100 ping-pong clients in one process, and the stopwatch on the server.
+"""The load: the clients of the served rows, in one process for the whole run, and the stopwatch on the server.
 
-    python -m benches.load PORT SERVER_PID SIZE CONNECTIONS SECONDS MAX_REQUESTS PROCESSOR
+    python -m benches.load
 
-Every client sends a message, waits for the whole of it to come back, and sends the next. One JSON line on stdout tells the number of
-requests and the CPU seconds that the *server* used for them; the cost of this process is nobody's business, so plain epoll will do.
+One JSON line per request on stdin, `{"port", "pid", "seconds", "load": fields of row.Load}`, one per answer on stdout: `{"figures": {name:
+value}}` or `{"error": text}`. A scenario is a function of that name below. Those that measure CPU time give the nanoseconds that the
+*server* used per request; the cost of this process is nobody's business, so plain epoll will do, and where times matter it spins.
 Bounded by time and by count, on loopback only.
 
 The server's CPU time is read from outside by its CPU clock, as clock_getcpuclockid(3) defines it: the value is what time.process_time()
@@ -12,112 +13,332 @@ would return over there, all threads of the server included, in nanoseconds, and
 
 from __future__ import annotations
 
+import gc
+import heapq
 import json
-import os
+import random
 import select
 import socket
+import struct
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing
+from statistics import median, quantiles
+from typing import Any
 
-WARM_UP_ROUNDS = 20
-SILENCE_S = 10  # a server that answers nothing for so long is broken
+from benches.row import Load
 
+MAX_REQUESTS = 1_000_000
+WARM_UP_REQUESTS = 1000  # over all clients, but at least 2 each, and at most 20
+SILENCE_S = 3.0  # a server that answers nothing for so long is broken
+THINK_S = 0.02  # 100 clients that think so long ask 5000 times a second
+RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: no TIME_WAIT, or a long run would use up the ports
 
-def cpu_seconds_of(pid: int) -> float:
-    return time.clock_gettime(~pid << 3 | 2)  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED)
-
-
-def connect(port: int, connections: int) -> dict[int, socket.socket]:
-    clients = {}
-    for _ in range(connections):
-        sock = socket.create_connection(("127.0.0.1", port), timeout=SILENCE_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        clients[sock.fileno()] = sock
-    return clients
+Figures = dict[str, float]
 
 
-def receive(sock: socket.socket, size: int) -> bytes:
-    answer = b""
-    while len(answer) < size and (part := sock.recv(size - len(answer))):
-        answer += part
-    return answer
+class Broken(Exception):
+    """The server did not do what its row says."""
 
 
-def warm_up(clients: dict[int, socket.socket], message: bytes) -> None:
-    """Some full round trips, which also check that it is an echo server indeed."""
-    for _ in range(WARM_UP_ROUNDS):
-        for sock in clients.values():
-            sock.sendall(message)
-        for sock in clients.values():
-            if receive(sock, len(message)) != message:
-                raise SystemExit("the server's answer is not what was sent")
+def cpu_ns_of(pid: int) -> int:
+    return time.clock_gettime_ns(~pid << 3 | 2)  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED)
 
 
-class Load:
-    """Keeps every client busy: as soon as an answer is complete, that client sends again."""
+def per_request(ns: int, requests: int) -> Figures:
+    if not (ns and requests):
+        raise Broken("nothing was done in time")
+    return {"": ns / requests}
 
-    def __init__(self, clients: dict[int, socket.socket], message: bytes) -> None:
-        self.clients = clients
-        self.message = message
-        self.missing = dict.fromkeys(clients, 0)  # bytes of the answer still to come
+
+def connect_to(port: int) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port), timeout=SILENCE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+class Clients:
+    """Connections with at most one request each on its way."""
+
+    def __init__(self, port: int, load: Load) -> None:
+        self.request = load.request.encode("latin-1") * load.together
+        self.answer = load.answer * load.together or len(self.request)
+        self.echo = not load.answer
         self.epoll = select.epoll()
-        for fd, sock in clients.items():
-            sock.setblocking(True)  # one message in flight per client: neither send nor a signalled recv blocks
-            self.epoll.register(fd, select.EPOLLIN)
+        self.by_fd: dict[int, socket.socket] = {}
+        for _ in range(load.connections):
+            sock = connect_to(port)
+            self.by_fd[sock.fileno()] = sock
+            self.epoll.register(sock, select.EPOLLIN)
+        self.missing = dict.fromkeys(self.by_fd, 0)  # bytes of the answer still to come
+        if load.answer < 0:
+            self.answer = self.length_of_response()
+        self.warm_up()
 
-    def run(self, seconds: float, max_requests: int) -> int:
-        """Ping-pong till the time or the count is over; return the number of answered requests."""
-        for fd in self.clients:
-            self.send(fd)
-        answered = 0
-        deadline = time.monotonic() + seconds
-        while answered < max_requests and time.monotonic() < deadline:
-            for fd in self.answers():
-                answered += 1
-                self.send(fd)
-        return answered
+    def length_of_response(self) -> int:
+        """Ask once: a response has the same length each time."""
+        sock = next(iter(self.by_fd.values()))
+        sock.sendall(self.request)
+        got = b""
+        while b"\r\n\r\n" not in got:
+            got += self.read(sock, 65536)
+        head = got.partition(b"\r\n\r\n")[0].lower()
+        if not head.startswith(b"http/1.1 200") or b"content-length:" not in head:
+            raise Broken(f"answered {head[:40]!r}")
+        length = len(head) + 4 + int(head.partition(b"content-length:")[2].split()[0])
+        while len(got) < length:
+            got += self.read(sock, 65536)
+        return length
+
+    def warm_up(self) -> None:
+        """Some full round trips, which also check the answer."""
+        for _ in range(min(20, max(2, WARM_UP_REQUESTS // len(self.by_fd)))):
+            for sock in self.by_fd.values():
+                sock.sendall(self.request)
+            for sock in self.by_fd.values():
+                got = b""
+                while len(got) < self.answer:
+                    got += self.read(sock, self.answer - len(got))
+                if self.echo and got != self.request:
+                    raise Broken("the answer is not what was sent")
+
+    @staticmethod
+    def read(sock: socket.socket, size: int) -> bytes:
+        data = sock.recv(size)
+        if not data:
+            raise Broken("the server closed a connection")
+        return data
+
+    def send(self, fd: int) -> None:
+        self.missing[fd] = self.answer
+        self.by_fd[fd].sendall(self.request)  # one message in flight: does not block
+
+    def receive(self, wait_s: float = SILENCE_S) -> list[int]:
+        """Read what has arrived within the time; the descriptors read from, which `missing` tells more about."""
+        events = self.epoll.poll(wait_s)
+        for fd, _ in events:
+            self.missing[fd] -= len(self.read(self.by_fd[fd], self.answer))
+        if not events and wait_s == SILENCE_S:
+            raise Broken(f"no answer for {SILENCE_S:.0f} s")
+        return [fd for fd, _ in events]
 
     def finish(self) -> None:
         """Take the answers under way: to close on unread bytes would be a reset for the server."""
         while any(self.missing.values()):
-            self.answers()
+            self.receive()
 
-    def send(self, fd: int) -> None:
-        self.missing[fd] = len(self.message)
-        self.clients[fd].sendall(self.message)
-
-    def answers(self) -> list[int]:
-        """Wait for something to read and read it; return the clients whose answer is complete now."""
-        events = self.epoll.poll(SILENCE_S)
-        if not events:
-            raise SystemExit(f"no answer for {SILENCE_S} s")
-        complete = []
-        for fd, _ in events:
-            received = len(self.clients[fd].recv(len(self.message)))
-            if not received:
-                raise SystemExit("the server closed a connection")
-            self.missing[fd] -= received
-            if not self.missing[fd]:
-                complete.append(fd)
-        return complete
+    def close(self) -> None:
+        self.epoll.close()
+        for sock in self.by_fd.values():
+            sock.close()
 
 
-def main(argv: list[str]) -> None:
-    port, pid, size, connections, max_requests, processor = (int(argv[i]) for i in (0, 1, 2, 3, 5, 6))
-    seconds = float(argv[4])
-    os.sched_setaffinity(0, {processor})
-    message = bytes(range(256)) * (size // 256)
-    clients = connect(port, connections)
-    warm_up(clients, message)
-    load = Load(clients, message)
-    before = cpu_seconds_of(pid)
-    requests = load.run(seconds, max_requests)
-    cpu_s = cpu_seconds_of(pid) - before
-    load.finish()
-    for sock in clients.values():
-        sock.close()
-    print(json.dumps({"requests": requests, "cpu_s": cpu_s}))
+# -- CPU time of the server ------------------------------------------------------------------------------------------------------------
+
+
+def ping_pong(port: int, pid: int, seconds: float, load: Load) -> Figures:
+    """Every client sends, waits for the whole of the answer, and sends again."""
+    with closing(Clients(port, load)) as clients:
+        answered = 0
+        before = cpu_ns_of(pid)
+        for fd in clients.by_fd:
+            clients.send(fd)
+        deadline = time.monotonic() + seconds
+        while answered < MAX_REQUESTS and time.monotonic() < deadline:
+            for fd in clients.receive():
+                if not clients.missing[fd]:
+                    answered += 1
+                    clients.send(fd)
+        used = cpu_ns_of(pid) - before
+        clients.finish()
+    return per_request(used, answered)
+
+
+def connect(port: int, pid: int, seconds: float, load: Load) -> Figures:
+    """One client after the other: connect, send, read up to the end, which the server makes."""
+    message = load.request.encode("latin-1")
+
+    def visit() -> None:
+        with connect_to(port) as sock:
+            sock.sendall(message)
+            got = b""
+            try:
+                while data := sock.recv(4096):
+                    got += data
+            except TimeoutError:
+                raise Broken(f"a closed connection has no end for {SILENCE_S:.0f} s") from None
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+        if got != message:
+            raise Broken("the answer is not what was sent")
+
+    for _ in range(20):
+        visit()
+    visits = 0
+    before = cpu_ns_of(pid)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        visit()
+        visits += 1
+    return per_request(cpu_ns_of(pid) - before, visits)
+
+
+def accept(port: int, pid: int, seconds: float, load: Load) -> Figures:
+    """The roles are exchanged: the measured loop is the client and connects to a server here, one connection after the other.
+
+    The server greets with a byte, the client closes.
+    """
+    with connect_to(port) as order, socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        listener.settimeout(SILENCE_S)
+        visits = 0
+
+        def take_visit() -> bool:
+            """False when the measured loop has understood that it is enough."""
+            ready = select.select([listener, order], [], [], SILENCE_S)[0]
+            if not ready:
+                raise Broken(f"no connection for {SILENCE_S:.0f} s")
+            if listener not in ready:
+                return False
+            with listener.accept()[0] as sock:
+                sock.settimeout(SILENCE_S)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+                sock.sendall(b"-")
+                try:
+                    if sock.recv(1):
+                        raise Broken("a client that sends")
+                except TimeoutError:
+                    raise Broken(f"a closed connection has no end for {SILENCE_S:.0f} s") from None
+            return True
+
+        order.sendall(b"%d" % listener.getsockname()[1])
+        for _ in range(20):
+            if not take_visit():
+                raise Broken("the client gave up")
+        before = cpu_ns_of(pid)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if not take_visit():
+                raise Broken("the client gave up")
+            visits += 1
+        used = cpu_ns_of(pid) - before
+        order.shutdown(socket.SHUT_WR)
+        while take_visit():
+            pass
+    return per_request(used, visits)
+
+
+# -- latency ---------------------------------------------------------------------------------------------------------------------------
+
+
+def percentiles(latencies: list[int]) -> Figures:
+    if len(latencies) < 2:
+        raise Broken("too few answers")
+    hundredths = quantiles(latencies, n=100, method="inclusive")
+    return {"p50": hundredths[49], "p99": hundredths[98]}
+
+
+def think(port: int, pid: int, seconds: float, load: Load, think_s: float = THINK_S) -> Figures:
+    """Every client thinks, for a random time of `think_s` on average, asks, and waits. The random times are the same for each loop."""
+    rng = random.Random(1)
+    clock = time.perf_counter_ns
+    latencies: list[int] = []
+    with closing(Clients(port, load)) as clients:
+        sent = dict.fromkeys(clients.by_fd, 0)
+
+        def pause() -> int:
+            return round(rng.expovariate(1 / think_s) * 1e9) if think_s else 0
+
+        due = [(clock() + pause(), fd) for fd in clients.by_fd]
+        heapq.heapify(due)
+        answered_at = now = clock()
+        deadline = now + round(seconds * 1e9)
+        while now < deadline:
+            while due and due[0][0] <= now:
+                fd = heapq.heappop(due)[1]
+                sent[fd] = clock()
+                clients.send(fd)
+            for fd in clients.receive(0):
+                if not clients.missing[fd]:
+                    answered_at = clock()
+                    latencies.append(answered_at - sent[fd])
+                    heapq.heappush(due, (answered_at + pause(), fd))
+            now = clock()
+            if not due and now - answered_at > SILENCE_S * 1e9:
+                raise Broken(f"no answer for {SILENCE_S:.0f} s")
+        clients.finish()
+    return percentiles(latencies)
+
+
+def busy(port: int, pid: int, seconds: float, load: Load) -> Figures:
+    """As `think`, without a thought: the queue in the server is as long as it gets."""
+    return think(port, pid, seconds, load, think_s=0)
+
+
+def burst(port: int, pid: int, seconds: float, load: Load) -> Figures:
+    """All clients send at once; when all is answered, again. `first` is the time till the first answer of a burst."""
+    clock = time.perf_counter_ns
+    latencies: list[int] = []
+    firsts: list[int] = []
+    with closing(Clients(port, load)) as clients:
+        answered = dict.fromkeys(clients.by_fd, 0)
+        sent = dict.fromkeys(clients.by_fd, 0)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            first, started = 0, clock()
+            for fd in clients.by_fd:
+                answered[fd] = 0
+                sent[fd] = clock()
+                clients.send(fd)
+            while any(clients.missing.values()):
+                read_from = clients.receive()
+                now = clock()
+                for fd in read_from:
+                    whole = (clients.answer - clients.missing[fd]) // load.answer
+                    if whole > answered[fd]:
+                        first = first or now - started
+                        latencies += [now - sent[fd]] * (whole - answered[fd])
+                        answered[fd] = whole
+            firsts.append(first)
+    return {"first": median(firsts), **percentiles(latencies)}
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------------------------
+
+
+def hold(port: int, pid: int, seconds: float, load: Load) -> Figures:
+    """Open `answer` connections, wait for a byte on the first, open the rest, wait for a byte again. The server measures itself."""
+    socks = [connect_to(port) for _ in range(load.answer)]
+    try:
+        if not socks[0].recv(1):
+            raise Broken("the server closed a connection")
+        socks += [connect_to(port) for _ in range(load.connections - load.answer)]
+        if not socks[0].recv(1):
+            raise Broken("the server closed a connection")
+    finally:
+        for sock in socks:
+            sock.close()
+    return {}
+
+
+SCENARIOS: dict[str, Callable[[int, int, float, Load], Figures]] = {
+    scenario.__name__: scenario for scenario in (ping_pong, connect, accept, think, busy, burst, hold)
+}
+
+
+def handle(request: dict[str, Any]) -> dict[str, Any]:
+    load = Load(**request["load"])
+    try:
+        return {"figures": SCENARIOS[load.scenario](request["port"], request["pid"], request["seconds"], load)}
+    except (Broken, OSError) as exc:
+        return {"error": f"load: {exc or type(exc).__name__}"}
+
+
+def main() -> None:
+    gc.disable()  # no pauses among the latencies; there are no cycles to speak of
+    for line in sys.stdin:
+        print(json.dumps(handle(json.loads(line))), flush=True)
+        gc.collect()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

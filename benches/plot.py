@@ -1,9 +1,10 @@
-"""The plot: horizontal bars, how many times faster than uvloop each loop does each row. An SVG, drawn by hand.
+"""The plot: horizontal bars, how many times better than uvloop each loop does each row, by groups. An SVG, drawn by hand.
 
 No plotting library: the suite runs on the standard library, and the file has to read well in a README, on a light and on a dark page,
 at 900 pixels or less. So it paints its own card (a transparent one would trust that page and browser agree on the theme), styles by
-classes that a media query recolours, and names only fonts that every system has a substitute for. The axis is linear from 0, because
-a bar is read by its length; a bar beyond the axis is cut, visibly, and its figure tells the rest.
+classes that a media query recolours, and names only fonts that every system has a substitute for. Every axis is linear from 0, because
+a bar is read by its length, and each group has its own, with its figures above it: a scheduler's factors of five would leave nothing to see of
+a network's tenths. A bar beyond the axis is cut, visibly, and its figure tells the rest.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import math
 from html import escape
 from typing import Any
 
-from benches.report import OURS, REFERENCE, Ratio, duration, figure, headline, ratio
+from benches.report import OURS, REFERENCE, Ratio, figure, headline, ratio, typical
+from benches.row import GROUPS
 
 WIDTH = 900
 MARGIN = 28
-LABELS = 272  # the column of row titles
+LABELS = 300  # the column of row titles
 VALUES = 74  # room for the figure behind the longest bar
 LEFT = MARGIN + LABELS
 RIGHT = WIDTH - MARGIN - VALUES
-TOP = 128
-BAR, BAR_GAP, ROW_GAP, GROUP_GAP = 13, 2, 15, 34
+TOP = 112
+BAR, BAR_GAP, ROW_GAP = 9.5, 1.5, 9
+LABEL = 29  # a row's title and the baseline's figure below it, however few the bars
+GROUP_GAP, HEADING = 30, 26  # above a group's heading; between that and its bars
 AXIS_MAX = 12.0  # a bar that needs more is cut
 
 STYLE = """
@@ -31,9 +35,10 @@ text { font-family: system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Aria
 .sub, .tick { font-size: 12.5px; fill: #59636e; }
 .legend { font-size: 14px; fill: #1f2328; }
 .group { font-size: 13px; font-weight: 700; letter-spacing: .06em; fill: #59636e; }
-.row { font-size: 14.5px; fill: #1f2328; }
-.value { font-size: 12px; fill: #59636e; paint-order: stroke; stroke: #ffffff; stroke-width: 4px; stroke-linejoin: round; }
-.value.ours { font-size: 14px; font-weight: 700; fill: #b13a0b; }
+.what { font-weight: 400; letter-spacing: 0; }
+.row { font-size: 13.5px; fill: #1f2328; }
+.value { font-size: 11.5px; fill: #59636e; paint-order: stroke; stroke: #ffffff; stroke-width: 4px; stroke-linejoin: round; }
+.value.ours { font-size: 13px; font-weight: 700; fill: #b13a0b; }
 .grid { stroke: #e6eaef; }
 .base { stroke: #1f2328; stroke-width: 1.5; }
 .spread { stroke: #1f2328; stroke-opacity: .55; stroke-width: 1.5; }
@@ -85,7 +90,7 @@ class Plot:
         self.bars = [(name, f"bar{i % 4 + 1}") for i, name in enumerate(others)]
         if OURS in names and OURS != self.baseline:
             self.bars.insert(0, (OURS, "bar0"))
-        self.axis = Axis(max((r.median for row in run["rows"] for _, _, r in self.speeds(row)), default=1.0))
+        self.axis = Axis(1.0)
         self.y: float = TOP
         self.shapes: list[str] = []
         self.texts: list[str] = []  # above the lines, with a halo in the card's colour
@@ -94,12 +99,12 @@ class Plot:
         return [(name, css, r) for name, css in self.bars if (r := ratio(row, self.baseline, name))]
 
     def draw(self) -> str:
-        for group, title in (("scheduler", "SCHEDULER"), ("network", "NETWORK, 100 CONNECTIONS")):
+        for group, meaning in GROUPS.items():
             rows = [row for row in self.run["rows"] if row["group"] == group and self.speeds(row)]
             if rows:
-                self.group(title, rows)
-        height = self.y + MARGIN + 6
-        body = "\n".join([*self.header(), *self.grid(), *self.shapes, self.base_line(), *self.texts])
+                self.group(group, meaning, rows)
+        height = self.y + MARGIN
+        body = "\n".join([*self.header(), *self.shapes, *self.texts])
         size = f'viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}"'
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n'
@@ -108,7 +113,7 @@ class Plot:
         )
 
     def title(self) -> str:
-        return f"How many times faster than {self.baseline}"
+        return f"How many times better than {self.baseline}"
 
     def header(self) -> list[str]:
         out = [text(MARGIN, 40, "title", self.title())]
@@ -127,30 +132,48 @@ class Plot:
                 WIDTH - MARGIN,
                 106,
                 "sub",
-                f"CPU time, median and quartiles of {self.run['rounds']} rounds",
+                f"median and quartiles of {self.run['rounds']} rounds",
                 "end",
             ),
         ]
 
-    def group(self, title: str, rows: list[dict[str, Any]]) -> None:
+    def group(self, group: str, meaning: str, rows: list[dict[str, Any]]) -> None:
+        self.axis = Axis(max(r.median for row in rows for _, _, r in self.speeds(row)))
         self.y += GROUP_GAP
-        self.texts.append(text(MARGIN, self.y - 12, "group", title))
+        heading = text(MARGIN, self.y, "group", group.upper())
+        self.texts.append(heading.replace("</text>", f'<tspan class="what" dx="10">{escape(meaning)}</tspan></text>'))
+        self.y += HEADING
+        top, bottom = self.y - 6, self.y + sum(map(self.height, rows)) + ROW_GAP * (len(rows) - 1) + 6
+        for value in self.axis.ticks():
+            x = self.axis.x(value)
+            self.shapes.append(line(x, top, x, bottom, "grid"))
+            self.texts.append(text(x, top - 3, "tick", f"{value:g}×", "middle"))
         for row in rows:
             self.row(row)
+            self.y += ROW_GAP
+        x = self.axis.x(1)
+        self.shapes.append(line(x, top, x, bottom, "base"))
+        self.y = bottom
+
+    def height(self, row: dict[str, Any]) -> float:
+        return max(LABEL, self.bars_height(row))
+
+    def bars_height(self, row: dict[str, Any]) -> float:
+        return len(self.speeds(row)) * (BAR + BAR_GAP) - BAR_GAP
 
     def row(self, row: dict[str, Any]) -> None:
         speeds = self.speeds(row)
-        height = len(speeds) * (BAR + BAR_GAP) - BAR_GAP
-        middle = self.y + height / 2
+        middle = self.y + self.height(row) / 2
         self.texts.append(text(LEFT - 14, middle + (-2 if len(speeds) > 1 else 5), "row", row["title"], "end"))
         if len(speeds) > 1:
-            samples = row["samples_ns"][self.baseline]
-            base = duration(sorted(samples)[len(samples) // 2])
-            self.texts.append(text(LEFT - 14, middle + 14, "value", f"{self.baseline} {base}", "end"))
+            base = f"{self.baseline} {typical(row, self.baseline)}"
+            self.texts.append(text(LEFT - 14, middle + 12, "value", base, "end"))
+        bottom = self.y + self.height(row)
+        self.y = middle - self.bars_height(row) / 2
         for name, css, speed in speeds:
             self.bar(name, css, speed)
             self.y += BAR + BAR_GAP
-        self.y += ROW_GAP - BAR_GAP
+        self.y = bottom
 
     def bar(self, name: str, css: str, speed: Ratio) -> None:
         end, middle = self.axis.x(speed.median), self.y + BAR / 2
@@ -164,20 +187,8 @@ class Plot:
             tip = max(end, self.axis.x(speed.p75))
             self.shapes.append(line(self.axis.x(speed.p25), middle, tip, middle, "spread"))
         self.texts.append(
-            text(tip + 6, middle + 4.5, "value ours" if name == OURS else "value", f"{figure(speed.median)}×")
+            text(tip + 6, middle + 4, "value ours" if name == OURS else "value", f"{figure(speed.median)}×")
         )
-
-    def grid(self) -> list[str]:
-        out = []
-        for value in self.axis.ticks():
-            x = self.axis.x(value)
-            out.append(line(x, TOP + 16, x, self.y - 4, "grid"))
-            out += [text(x, y, "tick", f"{value:g}×", "middle") for y in (TOP + 10, self.y + 12)]
-        return out
-
-    def base_line(self) -> str:
-        x = self.axis.x(1)
-        return line(x, TOP + 16, x, self.y - 4, "base")
 
 
 def draw(run: dict[str, Any]) -> str:

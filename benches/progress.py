@@ -30,11 +30,11 @@ class Progress:
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()
 
-    def finished(self, index: int, title: str, result: str) -> None:
+    def finished(self, index: int, results: list[tuple[str, str]]) -> None:
+        """A row is done: its figures' titles and values."""
         self.done += self.weights[index]
-        clear = "\r\x1b[K" if self.tty else ""
-        text = f"{clear}[{index + 1:2}/{len(self.weights)}] {title:36} {result}   ({self.clock()})"
-        print(text, file=sys.stderr, flush=True)
+        for title, values in results:
+            self.note(f"[{index + 1:2}/{len(self.weights)}] {title:43} {values}   ({self.clock()})")
 
     def note(self, text: str) -> None:
         clear = "\r\x1b[K" if self.tty else ""

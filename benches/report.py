@@ -1,7 +1,7 @@
 """The report: from samples to medians, ratios and a Markdown table. Pure functions over the run's JSON.
 
-A run is {"machine": facts, "rounds": n, "loops": {name: {"version", "loop", "task"}}, "rows": [{"key", "title", "group", "samples_ns":
-{loop: [one per round]}, "errors": {loop: text}}]}.
+A run is {"machine": facts, "rounds": n, "loops": {name: {"version", "loop", "task"}}, "rows": [{"key", "title", "group", "unit": "ns" or
+"bytes", "samples": {loop: [one per round]}, "errors": {loop: text}}]}. Less is better in all of them.
 """
 
 from __future__ import annotations
@@ -9,12 +9,20 @@ from __future__ import annotations
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
+from benches.row import GROUPS
+
 OURS = "aioxide"
 REFERENCE = "uvloop"  # the goals and the plot count in its times
 
 
+class Goal(NamedTuple):
+    times: float | None  # as many times faster than uvloop
+    below: float | None  # an absolute one
+    unit: str
+
+
 class Ratio(NamedTuple):
-    """How many times longer `theirs` takes than `ours`: quartiles over the rounds."""
+    """How many times what `ours` takes `theirs` takes: quartiles over the rounds."""
 
     p25: float
     median: float
@@ -30,7 +38,7 @@ def figure(ratio: float) -> str:
 
 def ratio(row: dict[str, Any], theirs: str, ours: str) -> Ratio | None:
     """None when one of the two has no samples."""
-    samples = row["samples_ns"]
+    samples = row["samples"]
     ratios = [a / b for a, b in zip(samples.get(theirs, []), samples.get(ours, []))]
     if not ratios:
         return None
@@ -40,26 +48,33 @@ def ratio(row: dict[str, Any], theirs: str, ours: str) -> Ratio | None:
     return Ratio(low, middle, high)
 
 
-def duration(ns: float) -> str:
+def amount(value: float, unit: str) -> str:
     """Three digits: more would be noise."""
-    if ns < 1000:
-        return f"{ns:.0f} ns"
-    return f"{ns / 1000:.2f} µs" if ns < 10_000 else f"{ns / 1000:.1f} µs"
+    if unit == "bytes":
+        return f"{value:.0f} B" if value < 10_000 else f"{value / 1024:.1f} KiB"
+    for size, name in ((1, "ns"), (1e3, "µs"), (1e6, "ms")):
+        if value < 1000 * size or name == "ms":
+            break
+    scaled = value / size
+    digits = 0 if name == "ns" or scaled >= 99.95 else 1 if scaled >= 9.995 else 2
+    return f"{scaled:.{digits}f} {name}"
 
 
 def typical(row: dict[str, Any], loop: str) -> str:
-    samples = row["samples_ns"].get(loop)
-    return duration(median(samples)) if samples else "—"
+    samples = row["samples"].get(loop)
+    return amount(median(samples), row["unit"]) if samples else "—"
 
 
 def one_line(row: dict[str, Any]) -> str:
-    return " · ".join(f"{loop} {typical(row, loop)}" for loop in [*row["samples_ns"], *row["errors"]])
+    return " · ".join(f"{loop} {typical(row, loop)}" for loop in [*row["samples"], *row["errors"]])
 
 
 def check(run: dict[str, Any]) -> None:
     """Raise ValueError unless it is one of our files."""
     if not isinstance(run, dict) or not {"machine", "rounds", "loops", "rows"} <= run.keys():
         raise ValueError("not a result file of these benchmarks")
+    if not all({"key", "title", "group", "unit", "samples", "errors"} <= row.keys() for row in run["rows"]):
+        raise ValueError("a result file of another version of these benchmarks")
 
 
 def ours_in(run: dict[str, Any]) -> str:
@@ -68,22 +83,25 @@ def ours_in(run: dict[str, Any]) -> str:
     return OURS if OURS in loops else loops[-1]
 
 
-def verdict(row: dict[str, Any], goal: float | None, loops: list[str], ours: str) -> str:
-    """The goal's cell: the goal against uvloop and whether it is reached, and who is ahead of us."""
-    if ours != OURS:
-        return f"{goal:g}× {REFERENCE}" if goal else "—"  # nobody here to be judged
+def judged(reached: bool, within_spread: bool, got: str) -> str:
+    return "reached" if reached else "within the spread" if within_spread else f"not reached ({got})"
+
+
+def verdict(row: dict[str, Any], goal: Goal | None, loops: list[str], ours: str) -> str:
+    """The goal's cell: the goal and whether it is reached, and who is ahead of us."""
     parts = []
-    reached = ratio(row, REFERENCE, ours)
-    if goal and reached:
-        text = f"{goal:g}× {REFERENCE}: "
-        if reached.median >= goal:
-            parts.append(text + "reached")
-        elif reached.p75 >= goal:
-            parts.append(text + "within the spread")
-        else:
-            parts.append(text + f"not reached ({figure(reached.median)})")
+    if goal and goal.times:
+        text, r = f"{goal.times:g}× {REFERENCE}", ratio(row, REFERENCE, ours)
+        if r and ours == OURS:  # with a loop that is not ours there is nobody to be judged
+            text += ": " + judged(r.median >= goal.times, r.p75 >= goal.times, figure(r.median))
+        parts.append(text)
+    if goal and goal.below:
+        text, samples = f"below {amount(goal.below, goal.unit)}", row["samples"].get(OURS)
+        if samples:
+            text += ": " + judged(median(samples) < goal.below, min(samples) < goal.below, typical(row, OURS))
+        parts.append(text)
     ahead = [loop for loop in loops if (r := ratio(row, loop, ours)) and r.p75 < 1]
-    if ahead:
+    if ahead and ours == OURS:
         parts.append("behind " + ", ".join(ahead))
     return "; ".join(parts) or "—"
 
@@ -100,22 +118,24 @@ def headline(run: dict[str, Any]) -> list[str]:
     ]
 
 
-def table(run: dict[str, Any], goals: dict[str, float] | None = None) -> str:
-    """The Markdown table; with `goals` (row key to times uvloop) one column more."""
+def table(run: dict[str, Any], goals: dict[str, Goal] | None = None) -> str:
+    """A Markdown table for each group; with `goals` (by a row's key) one column more."""
     ours = ours_in(run)
     loops = list(run["loops"])
     others = [loop for loop in loops if loop != ours]
-    header = ["CPU time per operation", *loops, *(f"{loop} / {ours}" for loop in others)]
-    if goals is not None:
-        header.append("goal")
-    lines = []
-    for row in run["rows"]:
-        cells = [row["title"], *(typical(row, loop) for loop in loops)]
-        cells += [str(ratio(row, loop, ours) or "—") for loop in others]
-        if goals is not None:
-            cells.append(verdict(row, goals.get(row["key"]), others, ours))
-        lines.append(cells)
-    return "\n".join([*markdown(header, lines), "", *footnotes(run, ours)])
+    text = []
+    for group, meaning in GROUPS.items():
+        lines = []
+        for row in (row for row in run["rows"] if row["group"] == group):
+            cells = [row["title"], *(typical(row, loop) for loop in loops)]
+            cells += [str(ratio(row, loop, ours) or "—") for loop in others]
+            if goals is not None:
+                cells.append(verdict(row, goals.get(row["key"]), others, ours))
+            lines.append(cells)
+        if lines:
+            header = [f"{group}: {meaning}", *loops, *(f"{loop} / {ours}" for loop in others)]
+            text += [*markdown([*header, "goal"] if goals is not None else header, lines), ""]
+    return "\n".join([*text, *footnotes(run, ours)])
 
 
 def markdown(header: list[str], lines: list[list[str]]) -> list[str]:
@@ -132,7 +152,15 @@ def markdown(header: list[str], lines: list[list[str]]) -> list[str]:
 
 
 def footnotes(run: dict[str, Any], ours: str) -> list[str]:
-    text = f"`x / {ours}`: median (p25–p75) over {run['rounds']} interleaved rounds; above 1, {ours} is that many times faster."
+    text = f"`x / {ours}`: median (p25–p75) over {run['rounds']} interleaved rounds (memory: 3 at most); above 1, {ours} takes that many times less."
     explained = [text] if len(run["loops"]) > 1 else []
-    errors = [f"- {row['title']}, {name}: {error}" for row in run["rows"] for name, error in row["errors"].items()]
-    return [*explained, *headline(run), *errors]
+    return [*explained, *headline(run), *dashes(run)]
+
+
+def dashes(run: dict[str, Any]) -> list[str]:
+    """Why there is no figure: once for all rows of which a loop says the same."""
+    titles: dict[tuple[str, str], list[str]] = {}
+    for row in run["rows"]:
+        for loop, error in row["errors"].items():
+            titles.setdefault((loop, error), []).append(row["title"])
+    return [f"- {loop}, {error}: {', '.join(rows)}" for (loop, error), rows in titles.items()]

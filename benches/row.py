@@ -2,6 +2,13 @@
 
 A row is a plain description, the same object in the driver (which prints it) and in the workers (which run it); only its key
 travels between the processes.
+
+How a row is measured is its `way`, and decides what its body `run` is called with:
+
+    thread      run(repeats)      CPU time of the loop's thread, divided by repeats * ops
+    process     run(repeats)      the same, of all threads of the worker: where part of the work is another thread's
+    served      run(sock, stop)   a server on a listening socket until `stop` is done; the load process does what `load` says and measures
+    memory      run() or run(sock, stop)   returns the bytes itself, in a process that does nothing else
 """
 
 from __future__ import annotations
@@ -10,14 +17,47 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+#: In the order of the table and the plot: what the group's figures are.
+GROUPS = {
+    "scheduler": "CPU time of the loop's thread per operation",
+    "network": "CPU time of the server per request",
+    "several writes": "CPU time of the server per request",
+    "threads": "CPU time of all threads per operation",
+    "applications": "CPU time of the server per request",
+    "latency": "time till the answer (not CPU time)",
+    "memory": "bytes",
+}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the load process does (`load.py` has a function of the scenario's name); travels as JSON."""
+
+    scenario: str = "ping_pong"
+    connections: int = 100
+    request: str = ""  # Latin-1
+    answer: int = 0  # bytes that answer a request; 0: the request itself, an echo; -1: one HTTP response
+    together: int = 1  # requests that leave in one send
+
 
 @dataclass(frozen=True)
 class Row:
     key: str  # stable: -k, the JSON and the docs refer to it
     title: str  # what the table and the plot show
-    group: str  # "scheduler" (run() is timed) or "network" (run() serves, a load process times it)
+    group: str  # one of GROUPS
     run: Callable[..., Awaitable[Any]]
-    ops: int = 1  # scheduler: operations done by one repeat
-    size: int = 0  # network: bytes in a message
+    way: str = "thread"
+    ops: int = 1  # operations in one repeat, or in one request of the load
+    load: Load | None = None
+    figures: tuple[str, ...] = ("",)  # what one sample yields: each makes a line of the table, `title figure`
+    unit: str = "ns"
     goal: float | None = None  # how many times faster than uvloop aioxide wants to be here, on CPython 3.13
+    below: float | None = None  # an absolute goal, in `unit`
+    most_rounds: int | None = None  # where more would tell nothing
+    malloc: str | None = None  # PYTHONMALLOC of the worker
     since: tuple[int, int] = (3, 10)  # first Python that has the feature
+
+    @property
+    def descriptors(self) -> int:
+        """How many a process needs for it."""
+        return (self.load.connections if self.load else 0) + 64

@@ -1,7 +1,7 @@
-"""The network's rows: echo servers that run in the worker, on the loop being measured; `load.py` is their client.
+"""The network's rows: servers that run in the worker, on the loop being measured; `load.py` is their client.
 
-A body serves until the last client has gone. It listens on a socket of its own making, tells the port through `announce`, and measures
-nothing: the load process reads this process's CPU clock from outside, so no measuring code runs on the loop.
+A body serves on the listening socket it is given until `stop` is done, by when all clients have left. It measures nothing: the load
+process reads this process's CPU clock from outside, so no measuring code runs on the loop.
 """
 
 from __future__ import annotations
@@ -9,80 +9,249 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
-from benches.row import Row
+from benches.row import Load, Row
 
-CONNECTIONS = 100
-DEADLINE_S = 60  # nobody waits for a load process that died
+KIB = 1024
+ROOM = 128 * KIB  # of a BufferedProtocol: what a kernel hands out at once fits
 
-Announce = Callable[[int], None]
+BACKLOG = 4096  # clients that come all at once are not kept waiting for SYN to be sent again
 
-
-class Clients:
-    """Counts the clients that have left; `gone` is done when all have."""
-
-    def __init__(self) -> None:
-        self.left = CONNECTIONS
-        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def leave(self) -> None:
-        self.left -= 1
-        if not self.left and not self.gone.done():
-            self.gone.set_result(None)
-
-
-class Echo(asyncio.Protocol):
-    def __init__(self, clients: Clients) -> None:
-        self.clients = clients
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # no isinstance: uvloop's is none
-
-    def data_received(self, data: bytes) -> None:
-        self.transport.write(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.clients.leave()
+Stop = asyncio.Future[None]
 
 
 def listen() -> socket.socket:
-    return socket.create_server(("127.0.0.1", 0), backlog=2 * CONNECTIONS)
+    """As asyncio's own create_server(host, port) does it: it sets TCP_NODELAY only on what says that it is TCP.
+
+    socket.create_server leaves the protocol at 0, and then asyncio leaves Nagle's algorithm on: with two writes to an answer that
+    measures the peer's delayed acknowledgement, 40 ms.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(BACKLOG)
+    return sock
 
 
-async def serve_until_all_left(server: asyncio.AbstractServer, port: int, clients: Clients, announce: Announce) -> None:
-    announce(port)
-    await asyncio.wait_for(clients.gone, DEADLINE_S)
+async def protocol_server(factory: Callable[[], Any], sock: socket.socket, stop: Stop) -> None:
+    server = await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=BACKLOG)
+    await stop
     server.close()
-    await asyncio.sleep(0)  # let the last connections close before the loop does
 
 
-async def protocol_echo(announce: Announce) -> None:
-    clients, sock = Clients(), listen()
-    port = sock.getsockname()[1]
-    server = await asyncio.get_running_loop().create_server(lambda: Echo(clients), sock=sock)
-    await serve_until_all_left(server, port, clients, announce)
+async def streams_server(handle: Callable[..., Any], sock: socket.socket, stop: Stop) -> None:
+    server = await asyncio.start_server(handle, sock=sock, backlog=BACKLOG)
+    await stop
+    server.close()
 
 
-async def streams_echo(announce: Announce) -> None:
-    clients, sock = Clients(), listen()
-    port = sock.getsockname()[1]
+# -- echo ------------------------------------------------------------------------------------------------------------------------------
 
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        finally:
-            writer.close()
-            clients.leave()
 
-    server = await asyncio.start_server(echo, sock=sock)
-    await serve_until_all_left(server, port, clients, announce)
+class Connection(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # no isinstance: uvloop's is none
+
+
+class Echo(Connection):
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+class BufferedEcho(asyncio.BufferedProtocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.room = memoryview(bytearray(ROOM))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        # A copy, as any correct program has to make one: asyncio and uvloop keep what the kernel did not take, and the room is reused.
+        self.transport.write(bytes(self.room[:nbytes]))
+
+
+async def streams_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(64 * KIB):
+            writer.write(data)
+            await writer.drain()
+    finally:
+        writer.close()
+
+
+def echo_load(size: int, connections: int = 100) -> Load:
+    return Load(connections=connections, request="".join(chr(i % 256) for i in range(size)))
+
+
+# -- connections that come and go ------------------------------------------------------------------------------------------------------
+
+
+class AnswerAndClose(Connection):
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+        self.transport.close()
+
+
+class Order(Connection):
+    """The load's order to a body that is a client: the port to connect to, and, by the end of what it sends: enough."""
+
+    def __init__(self) -> None:
+        self.port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.enough = False
+
+    def data_received(self, data: bytes) -> None:
+        self.port.set_result(int(data))
+
+    def eof_received(self) -> bool:
+        self.enough = True
+        return True  # the connection's end tells the load that nobody is going to connect any more
+
+
+class Visit(Connection):
+    """Closes at the first byte. It waits for that so that client and server keep step: a client that only connects and closes outruns
+    the server, till SYNs are dropped."""
+
+    def __init__(self) -> None:
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(None)
+
+
+async def connect_and_close(sock: socket.socket, stop: Stop) -> None:
+    loop = asyncio.get_running_loop()
+    order = Order()
+    server = await loop.create_server(lambda: order, sock=sock)
+    port = await order.port
+    while not order.enough:
+        _, visit = await loop.create_connection(Visit, "127.0.0.1", port)
+        await visit.lost
+    order.transport.close()
+    await stop
+    server.close()
+
+
+# -- several writes --------------------------------------------------------------------------------------------------------------------
+
+REQUEST = "GET /plain HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\n\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\n"
+BODY = b"Hello, world!"
+RESPONSE = HEAD + BODY
+PIPELINED = 16
+FAN_IN = 16
+PART = b"x" * 64
+
+
+class Requests(Connection):
+    """Cuts what arrives into requests, as an HTTP parser would."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        *requests, self.rest = (self.rest + data).split(b"\r\n\r\n")
+        for _ in requests:
+            self.request_received()
+
+    def request_received(self) -> None:
+        raise NotImplementedError
+
+
+class OneWriteEach(Requests):
+    def request_received(self) -> None:
+        self.transport.write(RESPONSE)
+
+
+class HeadThenBody(Requests):
+    def request_received(self) -> None:
+        self.transport.write(HEAD)
+        self.transport.write(BODY)
+
+
+class FanIn(Connection):
+    """A request wakes 16 tasks, and each writes its part: a connection that many share, as to a broker or in HTTP/2."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        loop = asyncio.get_running_loop()
+        self.turns = [loop.create_future() for _ in range(FAN_IN)]
+        self.tasks = [asyncio.create_task(self.work(i)) for i in range(FAN_IN)]
+
+    async def work(self, i: int) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self.turns[i]
+            self.turns[i] = loop.create_future()
+            self.transport.write(PART)
+
+    def data_received(self, data: bytes) -> None:
+        for turn in self.turns:
+            turn.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for task in self.tasks:
+            task.cancel()
+
+
+def served(key: str, title: str, run: Callable[..., Any], load: Load, group: str = "network", **details: Any) -> Row:
+    return Row(key, title, group, run, way="served", load=load, **details)
+
+
+def echo(key: str, title: str, size: int, goal: float | None, connections: int = 100) -> Row:
+    if key.startswith("streams"):
+        run = partial(streams_server, streams_echo)
+    else:
+        run = partial(protocol_server, BufferedEcho if key.startswith("buffered") else Echo)
+    return served(key, title, run, echo_load(size, connections), goal=goal)
 
 
 ROWS = [
-    Row("echo-1k", "Protocol echo, 1 KiB", "network", protocol_echo, size=1024, goal=1),
-    Row("streams-1k", "streams echo, 1 KiB", "network", streams_echo, size=1024),
-    Row("echo-10k", "Protocol echo, 10 KiB", "network", protocol_echo, size=10 * 1024),
+    echo("echo-64", "Protocol echo, 64 B", 64, 1.1),
+    echo("echo-1k", "Protocol echo, 1 KiB", KIB, 1.1),
+    echo("echo-10k", "Protocol echo, 10 KiB", 10 * KIB, 1.1),
+    echo("echo-100k", "Protocol echo, 100 KiB", 100 * KIB, 1.05),
+    echo("echo-1k-x1", "Protocol echo, 1 KiB, 1 connection", KIB, 1.1, connections=1),
+    echo("echo-1k-x1000", "Protocol echo, 1 KiB, 1000 connections", KIB, 1.1, connections=1000),
+    echo("buffered-64", "BufferedProtocol echo, 64 B", 64, 1.1),
+    echo("buffered-1k", "BufferedProtocol echo, 1 KiB", KIB, 1.1),
+    echo("buffered-10k", "BufferedProtocol echo, 10 KiB", 10 * KIB, 1.1),
+    echo("buffered-100k", "BufferedProtocol echo, 100 KiB", 100 * KIB, 1.05),
+    echo("streams-1k", "streams echo, 1 KiB", KIB, 1.2),
+    echo("streams-10k", "streams echo, 10 KiB", 10 * KIB, None),
+    echo("streams-100k", "streams echo, 100 KiB", 100 * KIB, None),
+    served("accept", "accept, answer, close", partial(protocol_server, AnswerAndClose), Load("connect", 1, "x" * 64)),
+    served("connect", "create_connection, 1 byte, close", connect_and_close, Load("accept", 1), goal=1.05),
+]
+
+SEVERAL_WRITES = [
+    served(
+        "pipelined",
+        "16 pipelined requests, a write each",
+        partial(protocol_server, OneWriteEach),
+        Load(connections=20, request=REQUEST * PIPELINED, answer=len(RESPONSE) * PIPELINED),
+        "several writes",
+        ops=PIPELINED,
+        goal=4,
+    ),
+    served(
+        "two-writes",
+        "1 request, head and body written",
+        partial(protocol_server, HeadThenBody),
+        Load(connections=20, request=REQUEST, answer=len(RESPONSE)),
+        "several writes",
+    ),
+    served(
+        "fan-in",
+        "16 tasks, one connection, per write",
+        partial(protocol_server, FanIn),
+        Load(connections=20, request="x" * 64, answer=FAN_IN * len(PART)),
+        "several writes",
+        ops=FAN_IN,
+    ),
 ]

@@ -6,8 +6,10 @@ One JSON line per request on stdin, one JSON line per answer on stdout:
 
     {"do": "describe"}                               {"version": ..., "loop": type, "task": type}
     {"do": "calibrate", "row": key}                  {"repeats": n}
-    {"do": "sample", "row": key, "repeats": n}       {"ns": CPU time per operation}
-    {"do": "serve", "row": key}                      {"port": ...}, then {"served": true} when all clients have left
+    {"do": "sample", "row": key, "repeats": n}       {"value": CPU time per operation, ns}
+    {"do": "serve", "row": key}                      {"port": ...}
+    {"do": "stop"}                                   {"value": what the row returned}, or {"hung": true}; only after "serve"
+    {"do": "call", "row": key}                       {"value": what the row returned}
 
 Any answer may be {"error": text} instead. Each sample gets a fresh loop, run by run_until_complete as asyncio.run does; the process is
 kept, so that bytecode stays specialised and imports are paid once. Every answer that comes from a loop checks, on the running loop, that it
@@ -21,19 +23,23 @@ import gc
 import importlib
 import importlib.metadata
 import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from benches.row import Row
-from benches.rows_network import ROWS as NETWORK
-from benches.rows_scheduler import ROWS as SCHEDULER
+from benches.rows import ROWS
+from benches.rows_network import listen
 
 SAMPLE_S = 0.030
 PROBE_S = 0.005
 
-ROWS = {row.key: row for row in [*SCHEDULER, *NETWORK]}
+STOPPING_S = 1
+CLOSING_S = 0.01  # the clients have gone: time for a loop to see it
+
+BY_KEY = {row.key: row for row in ROWS}
 T = TypeVar("T")
 
 
@@ -68,14 +74,16 @@ class Worker:
         try:
             return loop.run_until_complete(main())
         finally:
+            loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
 
     def cpu_seconds(self, row: Row, repeats: int) -> float:
         async def job() -> float:
             gc.collect()  # each sample pays for its own garbage; collection itself stays on, as in a user's program
-            before = time.thread_time()
+            clock = time.process_time if row.way == "process" else time.thread_time
+            before = clock()
             await row.run(repeats)
-            return time.thread_time() - before
+            return clock() - before
 
         return self.run(job)
 
@@ -100,22 +108,53 @@ class Worker:
         return {"repeats": max(1, round(repeats * SAMPLE_S / seconds))}
 
     def sample(self, row: Row, repeats: int) -> dict[str, Any]:
-        return {"ns": self.cpu_seconds(row, repeats) / (repeats * row.ops) * 1e9}
+        return {"value": self.cpu_seconds(row, repeats) / (repeats * row.ops) * 1e9}
 
     def serve(self, row: Row, answer: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        self.run(lambda: row.run(lambda port: answer({"port": port})))
-        return {"served": True}
+        """Serve until the next line on stdin."""
+
+        async def job() -> dict[str, Any]:
+            loop = asyncio.get_running_loop()
+            stop = loop.create_future()
+
+            def told() -> None:
+                os.read(stdin, 4096)
+                if not stop.done():
+                    stop.set_result(None)
+
+            loop.add_reader(stdin, told)
+            serving = asyncio.ensure_future(row.run(sock, stop))
+            try:
+                await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({serving}, timeout=STOPPING_S)
+                if serving.done():
+                    return {"value": serving.result()}
+                serving.cancel()
+                return {"value": None, "hung": True}
+            finally:
+                loop.remove_reader(stdin)
+                os.set_blocking(stdin, True)  # libuv makes what it watches non-blocking
+                await asyncio.sleep(CLOSING_S)
+
+        stdin = (
+            sys.stdin.fileno()
+        )  # nobody writes a second line before the first is answered: sys.stdin has read no further
+        with listen() as sock:
+            answer({"port": sock.getsockname()[1]})
+            return self.run(job)
 
     def handle(self, request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         if request["do"] == "describe":
             return self.describe()
-        row = ROWS[request["row"]]
+        row = BY_KEY[request["row"]]
         if request["do"] == "calibrate":
             return self.calibrate(row)
         if request["do"] == "sample":
             return self.sample(row, request["repeats"])
         if request["do"] == "serve":
             return self.serve(row, answer)
+        if request["do"] == "call":
+            return {"value": self.run(row.run)}
         raise ValueError(f"unknown request {request['do']!r}")
 
 
