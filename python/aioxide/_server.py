@@ -11,7 +11,6 @@ import contextvars
 import sys
 from asyncio import base_events, trsock
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakSet
 
 from ._part import stdlib_mentions
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
         def _start_serving(self, *args: Any, **kwargs: Any) -> None: ...
         def _stop_serving(self, sock: socket.socket) -> None: ...
+        def _transports_of(self, server: object) -> list[asyncio.Transport]: ...
         def create_future(self) -> asyncio.Future[Any]: ...
 
 
@@ -52,11 +52,7 @@ class Server(asyncio.AbstractServer):
     ) -> None:
         self._loop = loop
         self._sockets: list[socket.socket] | None = sockets
-        if sys.version_info >= (3, 13):
-            # Weak: a transport that was dropped unclosed must get its ResourceWarning.
-            self._clients: WeakSet[asyncio.Transport] = WeakSet()
-        else:
-            self._active_count = 0
+        self._active_count = 0
         self._waiters: list[asyncio.Future[None]] | None = []
         self._protocol_factory = protocol_factory
         self._backlog = backlog
@@ -104,14 +100,19 @@ class Server(asyncio.AbstractServer):
 
     if sys.version_info >= (3, 13):
 
+        @property
+        def _clients(self) -> list[asyncio.Transport]:
+            """The connections, of which the loop knows whose they are: asyncio has a WeakSet of them here."""
+            return self._loop._transports_of(self)
+
         def close_clients(self) -> None:
             """Close all connections, sending what is buffered."""
-            for transport in self._clients.copy():
+            for transport in self._clients:
                 transport.close()
 
         def abort_clients(self) -> None:
             """Close all connections at once; what is buffered is lost."""
-            for transport in self._clients.copy():
+            for transport in self._clients:
                 transport.abort()
 
     async def start_serving(self) -> None:
@@ -180,38 +181,20 @@ class Server(asyncio.AbstractServer):
                 **context,
             )
 
-    # For the transports.
+    # For the transports. Up to 3.12 asyncio's are called without the transport.
 
-    if sys.version_info >= (3, 13):
+    def _attach(self, transport: asyncio.Transport | None = None) -> None:
+        assert self._sockets is not None
+        self._active_count += 1
 
-        def _attach(self, transport: asyncio.Transport) -> None:
-            assert self._sockets is not None
-            self._clients.add(transport)
-
-        def _detach(self, transport: asyncio.Transport) -> None:
-            self._clients.discard(transport)
+    def _detach(self, transport: asyncio.Transport | None = None) -> None:
+        assert self._active_count > 0
+        self._active_count -= 1
+        if self._sockets is None:
             self._wakeup_if_done()
-
-        def _has_clients(self) -> bool:
-            return bool(self._clients)
-
-    else:
-        # asyncio's are called without the transport here.
-
-        def _attach(self, transport: asyncio.Transport | None = None) -> None:
-            assert self._sockets is not None
-            self._active_count += 1
-
-        def _detach(self, transport: asyncio.Transport | None = None) -> None:
-            assert self._active_count > 0
-            self._active_count -= 1
-            self._wakeup_if_done()
-
-        def _has_clients(self) -> bool:
-            return self._active_count > 0
 
     def _wakeup_if_done(self) -> None:
-        if self._sockets is None and not self._has_clients():
+        if self._sockets is None and self._active_count == 0:
             self._wakeup()
 
     def _wakeup(self) -> None:

@@ -111,6 +111,27 @@ impl Obj {
     }
 }
 
+unsafe extern "C" {
+    // Not declared by pyo3-ffi.
+    static mut PyMethod_Type: c::PyTypeObject;
+    fn PyMethod_Self(method: *mut c::PyObject) -> *mut c::PyObject;
+    fn PyMethod_Function(method: *mut c::PyObject) -> *mut c::PyObject;
+}
+
+impl Obj {
+    /// The function in a bound method (`method.__func__`), if this is one and bound to `me`.
+    pub fn function_bound_to(&self, me: &Obj) -> Option<&Obj> {
+        // SAFETY: a live object; its fields are looked at only if it is a bound method, which keeps them alive.
+        unsafe {
+            let is_method = c::Py_TYPE(self.as_ptr()) == &raw mut PyMethod_Type;
+            if !is_method || PyMethod_Self(self.as_ptr()) != me.as_ptr() {
+                return None;
+            }
+            Some(Obj::from_raw(PyMethod_Function(self.as_ptr())))
+        }
+    }
+}
+
 /// Arguments of a call that will be made later: owned, and laid out for `call_vector`, the first word being spare.
 ///
 /// Up to three are held in place: nearly all callbacks have no more, and an allocation costs as much as the call.

@@ -68,6 +68,19 @@ impl Transports {
         drop(old);
     }
 
+    /// The transports that a server has accepted and that are not closed.
+    pub fn of_server(&self, server: &Obj) -> Res<Vec<Ref>> {
+        let all: Vec<Ref> = self.0.borrow().values().cloned().collect();
+        let mut found = Vec::new();
+        for weak in all {
+            let transport = weak.call0()?;
+            if transport.downcast::<SocketTransport>().is_some_and(|t| t.is_of_server(server)) {
+                found.push(transport);
+            }
+        }
+        Ok(found)
+    }
+
     /// Same as `_ensure_fd_no_transport`.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A transport's protocol, and its methods that run for every message.
 //!
-//! CPython counterpart: `_SelectorTransport._protocol` and `_read_ready_cb`. The bound methods are looked up once per
+//! CPython counterpart: `_SelectorTransport._protocol` and `_read_ready_cb`. The methods are looked up once per
 //! `set_protocol`: asyncio looks them up for each message, so a program that replaces `protocol.data_received` on an instance
 //! later must call `set_protocol` again (uvloop has the same rule; `docs/differences.md`).
 //!
@@ -17,9 +17,44 @@ use crate::objects::names::imports;
 pub struct Protocol {
     object: Slot,
     is_buffered: Cell<bool>,
-    data_received: Slot,
-    get_buffer: Slot,
-    buffer_updated: Slot,
+    /// `data_received`, or `get_buffer` of one that lends its own buffer.
+    receive: Method,
+    /// `buffer_updated` of one that lends its own buffer.
+    received: Method,
+}
+
+/// A method of the protocol. Of one written in Python only the function is kept, which all instances share: a bound method
+/// for each would be 80 bytes a connection.
+#[derive(Default)]
+struct Method {
+    function: Slot,
+    wants_self: Cell<bool>,
+}
+
+impl Method {
+    fn set(&self, protocol: &Obj, name: &Obj) -> Res<()> {
+        let method = match protocol.getattr(name) {
+            Ok(method) => method,
+            Err(raised) if raised.is_exit() => return Err(raised),
+            Err(raised) => {
+                raised.forget();
+                return Ok(());
+            }
+        };
+        let function = method.function_bound_to(protocol).map(Obj::to_ref);
+        self.wants_self.set(function.is_some());
+        self.function.put(function.unwrap_or(method));
+        Ok(())
+    }
+
+    #[inline]
+    fn call(&self, protocol: &Slot, name: &Obj, argument: &Obj) -> Res {
+        match (self.function.get(), self.wants_self.get()) {
+            (Some(function), true) => function.call([&*protocol.get_or_none(), argument]),
+            (Some(method), false) => method.call1(argument),
+            (None, _) => protocol.get_or_none().call_method(name, [argument]),
+        }
+    }
 }
 
 impl Protocol {
@@ -30,24 +65,23 @@ impl Protocol {
         self.is_buffered.set(is_buffered);
         self.object.put(protocol.to_ref());
         if is_buffered {
-            keep(&self.get_buffer, protocol, name!("get_buffer"))?;
-            keep(&self.buffer_updated, protocol, name!("buffer_updated"))
+            self.receive.set(protocol, name!("get_buffer"))?;
+            self.received.set(protocol, name!("buffer_updated"))
         } else {
-            keep(&self.data_received, protocol, name!("data_received"))
+            self.receive.set(protocol, name!("data_received"))
         }
+    }
+
+    fn slots(&self) -> [&Slot; 3] {
+        [&self.object, &self.receive.function, &self.received.function]
     }
 
     pub fn clear(&self) {
-        self.object.clear();
-        self.data_received.clear();
-        self.get_buffer.clear();
-        self.buffer_updated.clear();
+        self.slots().into_iter().for_each(Slot::clear);
     }
 
     pub fn traverse(&self, visit: &Visit) {
-        for slot in [&self.object, &self.data_received, &self.get_buffer, &self.buffer_updated] {
-            visit.slot(slot);
-        }
+        self.slots().into_iter().for_each(|slot| visit.slot(slot));
     }
 
     pub fn object(&self) -> Ref {
@@ -62,26 +96,15 @@ impl Protocol {
 
     #[inline]
     pub fn data_received(&self, bytes: &Obj) -> Res<()> {
-        match self.data_received.get() {
-            Some(f) => f.call1(bytes).map(drop),
-            None => self.object().call_method(name!("data_received"), [bytes]).map(drop),
-        }
+        self.receive.call(&self.object, name!("data_received"), bytes).map(drop)
     }
 
     pub fn get_buffer(&self) -> Res {
-        let sizehint = int(-1)?;
-        match self.get_buffer.get() {
-            Some(f) => f.call1(&sizehint),
-            None => self.object().call_method(name!("get_buffer"), [&*sizehint]),
-        }
+        self.receive.call(&self.object, name!("get_buffer"), &*int(-1)?)
     }
 
     pub fn buffer_updated(&self, count: usize) -> Res<()> {
-        let count = int(count as i64)?;
-        match self.buffer_updated.get() {
-            Some(f) => f.call1(&count).map(drop),
-            None => self.object().call_method(name!("buffer_updated"), [&*count]).map(drop),
-        }
+        self.received.call(&self.object, name!("buffer_updated"), &*int(count as i64)?).map(drop)
     }
 
     /// The answer of `eof_received`: keep the connection open?
@@ -100,13 +123,4 @@ impl Protocol {
     pub fn connection_lost(&self, exception: &Obj) -> Res<()> {
         self.object().call_method(name!("connection_lost"), [exception]).map(drop)
     }
-}
-
-fn keep(slot: &Slot, protocol: &Obj, name: &Obj) -> Res<()> {
-    match protocol.getattr(name) {
-        Ok(method) => slot.put(method),
-        Err(raised) if raised.is_exit() => return Err(raised),
-        Err(raised) => raised.forget(),
-    }
-    Ok(())
 }

@@ -185,6 +185,11 @@ impl SocketTransport {
         self.context.get().map_or_else(Context::copy_current, Ok)
     }
 
+    /// Has this server accepted it, and is it not closed?
+    pub fn is_of_server(&self, server: &Obj) -> bool {
+        self.server.get().is_some_and(|s| s.is(server))
+    }
+
     pub fn is_closing(&self) -> bool {
         self.closing.get()
     }

@@ -153,6 +153,7 @@ pub fn build() -> Res<Ref> {
     .method(c"_make_socket_transport", keywords!(EventLoop, serve::make_socket_transport), c"A transport for a connected socket.")
     .method(c"_start_serving", keywords!(EventLoop, serve::start_serving), c"Accept connections of a listening socket.")
     .method(c"_stop_serving", onearg!(EventLoop, serve::stop_serving), c"Stop accepting, and close the listening socket.")
+    .method(c"_transports_of", onearg!(EventLoop, serve::transports_of), c"The open transports that a server has accepted.")
     // sock
     .method(c"sock_recv", keywords!(EventLoop, sock::recv), c"sock_recv($self, sock, n)\n--\n\nReceive up to n bytes. Same as asyncio.loop.sock_recv.")
     .method(c"sock_recv_into", keywords!(EventLoop, sock::recv_into), c"sock_recv_into($self, sock, buf)\n--\n\nReceive into a writable buffer; the count of bytes.")

@@ -1,7 +1,7 @@
 //! Transports for connected sockets, and accepting on listening ones.
 
 use super::EventLoop;
-use crate::ffi::{Args, Inst, Obj, Raised, Res, exc, index_value, none};
+use crate::ffi::{Args, Inst, Obj, Raised, Res, exc, index_value, list, none};
 use crate::io::{listener, transport};
 
 pub fn make_socket_transport(this: &Inst<EventLoop>, args: Args) -> Res {
@@ -49,6 +49,14 @@ pub fn start_serving(this: &Inst<EventLoop>, args: Args) -> Res {
     let (factory, sock) = (factory.unwrap_or(none()), sock.unwrap_or(none()));
     listener::start_serving(this.obj(), factory, sock, server, backlog, context.filter(|c| !c.is_none()))?;
     Ok(none().to_ref())
+}
+
+pub fn transports_of(this: &Inst<EventLoop>, server: &Obj) -> Res {
+    let transports = list()?;
+    for transport in this.driver.transports.of_server(server)? {
+        transports.list_append(&transport)?;
+    }
+    Ok(transports)
 }
 
 pub fn stop_serving(this: &Inst<EventLoop>, sock: &Obj) -> Res {
