@@ -6,6 +6,7 @@ the running Python and asserts that they are equal.
 
 import asyncio
 import difflib
+import gc
 import pprint
 import re
 import resource
@@ -13,10 +14,13 @@ import threading
 import time
 
 import aioxide
+from peers import turns
 
 LOOPS = {"asyncio": asyncio.SelectorEventLoop, "aioxide": aioxide.EventLoop}
 
 LIMIT_S = 20
+#: Of a thread that helps a test. Tests of more than LIMIT_S have a limit of their own.
+THREAD_LIMIT_S = 50
 
 #: What differs from run to run, or by name only.
 _NOISE = [
@@ -117,7 +121,7 @@ def in_thread(function, *args):
     thread.start()
 
     async def result():
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + THREAD_LIMIT_S
         while thread.is_alive():
             assert time.monotonic() < deadline, "the thread does not end"
             await asyncio.sleep(0.002)
@@ -128,3 +132,26 @@ def in_thread(function, *args):
         return value
 
     return result()
+
+
+IDLE_S = 0.5
+#: CPU seconds of the loop's thread in that time, and how often it may wake up.
+IDLE_CPU_S = 0.01
+IDLE_WAKEUPS = 20
+
+
+async def assert_idle():
+    await turns(20)
+    await asyncio.sleep(0.02)
+    gc.collect()
+    assert await thread_time(IDLE_S) < IDLE_CPU_S
+    assert await switches(0.1) < IDLE_WAKEUPS
+
+
+async def called(call):
+    return await call()
+
+
+async def awaited(awaitable):
+    """A coroutine of any awaitable: what `sock_*` return need not be one."""
+    return await awaitable
