@@ -85,3 +85,158 @@ def test_a_forked_child_may_make_a_loop_of_its_own_while_the_parent_has_one(new_
     loop.remove_reader(here)
     here.close()
     there.close()
+
+
+# --- forks in mid-traffic ------------------------------------------------------------------------
+
+FORKS = textwrap.dedent("""
+    import asyncio, hashlib, os, random, socket, subprocess, sys
+    name, child = sys.argv[1:]
+    if name == "aioxide":
+        import aioxide
+        loop = aioxide.EventLoop()
+    else:
+        loop = asyncio.SelectorEventLoop()
+    SIZE = 4_000_000
+    CONNECTIONS = 4
+
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+        def data_received(self, data):
+            self.transport.write(data)
+        def pause_writing(self):
+            self.transport.pause_reading()
+        def resume_writing(self):
+            self.transport.resume_reading()
+
+    def fork():
+        if child == "subprocess":
+            assert subprocess.run([sys.executable, "-S", "-c", "print(1)"], capture_output=True).stdout == b"1\\n"
+            return
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                if child == "close":
+                    loop_class = type(loop)
+                    asyncio._set_running_loop(None)
+                    other = loop_class()
+                    assert other.run_until_complete(asyncio.sleep(0.001, 5)) == 5
+                    other.close()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+
+    async def talk(address, seed):
+        reader, writer = await asyncio.open_connection(*address)
+        data = random.Random(seed).randbytes(SIZE)
+        async def write():
+            for at in range(0, SIZE, 50_000):
+                writer.write(data[at : at + 50_000])
+                await writer.drain()
+            writer.write_eof()
+        writing = asyncio.ensure_future(write())
+        received = hashlib.blake2b()
+        count = 0
+        while piece := await reader.read(1 << 16):
+            received.update(piece)
+            count += len(piece)
+        await writing
+        writer.close()
+        await writer.wait_closed()
+        assert count == SIZE, count
+        assert received.digest() == hashlib.blake2b(data).digest()
+
+    async def main():
+        server = await loop.create_server(Echo, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        talks = [asyncio.ensure_future(talk(address, seed)) for seed in range(CONNECTIONS)]
+        forks = 0
+        while not all(task.done() for task in talks):
+            await asyncio.sleep(0.005)
+            if forks < 8:
+                loop.call_soon(fork)
+                forks += 1
+        await asyncio.gather(*talks)
+        assert forks >= 2
+        # And afterwards: new connections, watchers, timers, threads.
+        await talk(address, 99)
+        here, there = socket.socketpair()
+        here.setblocking(False)
+        there.send(b"x")
+        assert await loop.sock_recv(here, 1) == b"x"
+        here.close(); there.close()
+        assert await loop.run_in_executor(None, int, "5") == 5
+        server.close()
+        await server.wait_closed()
+        await loop.shutdown_default_executor()
+        print("well")
+    loop.run_until_complete(asyncio.wait_for(main(), 40))
+    loop.close()
+""")
+
+
+@pytest.mark.parametrize("child", ["exit", "close", "subprocess"])
+def test_forks_in_mid_traffic_disturb_no_byte(loop_name, child):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS, loop_name, child],
+        capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "well\n"), done.stderr
+
+
+FORKED_USE = textwrap.dedent("""
+    import asyncio, os, socket, sys
+    import aioxide
+    loop = aioxide.EventLoop()
+
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+        def data_received(self, data):
+            self.transport.write(data)
+
+    async def main():
+        server = await loop.create_server(Echo, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"before")
+        assert await reader.readexactly(6) == b"before"
+        pid = os.fork()
+        if pid == 0:
+            # The child goes on with the loop that it has inherited: watchers it removes and closes are its own. The
+            # interpreter has told it that no loop runs.
+            asyncio._set_running_loop(loop)
+            server.close()
+            writer.transport._sock.close()
+            here, there = socket.socketpair()
+            here.setblocking(False)
+            loop.call_later(0.01, there.send, b"x")
+            ok = await loop.sock_recv(here, 1) == b"x"
+            os._exit(0 if ok else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        for number in range(100):
+            writer.write(b"%05d" % number)
+            assert await reader.readexactly(5) == b"%05d" % number
+        second_reader, second = await asyncio.open_connection(*address)
+        second.write(b"new")
+        assert await second_reader.readexactly(3) == b"new"
+        for one in (writer, second):
+            one.close()
+            await one.wait_closed()
+        server.close()
+        await server.wait_closed()
+        print("well")
+    loop.run_until_complete(asyncio.wait_for(main(), 20))
+    loop.close()
+""")
+
+
+def test_a_child_that_goes_on_with_the_loop_takes_nothing_from_its_parent():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED_USE],
+        capture_output=True, text=True, timeout=40,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "well\n"), done.stderr

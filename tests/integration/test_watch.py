@@ -431,3 +431,155 @@ def test_callables_are_checked_in_debug_mode(watch):
                 loop.call_soon(bad)
 
     watch(body)
+
+
+def test_a_failed_watch_leaves_the_other_direction_as_it_was(watch):
+    async def body(loop, pair):
+        loop.add_reader(pair.here, pair.see, "reader")
+        with pytest.raises(TypeError):
+            loop.add_writer(pair.here)  # no callback
+        pair.there.send(b"x")
+        await pair.wait()
+        assert loop.remove_writer(pair.here) is False
+        assert loop.remove_reader(pair.here) is True
+        assert set(pair.seen) == {("reader",)}
+
+    watch(body)
+
+
+def test_duplicates_are_watched_each_for_itself(watch):
+    async def body(loop, pair):
+        copies = [os.dup(pair.here.fileno()) for _ in range(3)]
+        for number in copies:
+            loop.add_reader(number, pair.see, number)
+        loop.add_reader(pair.here, pair.see, "own")
+        pair.there.send(b"x")
+        while len(set(pair.seen)) < 4:
+            await pair.wait()
+        # One is removed and closed: the others are reported on as before.
+        assert loop.remove_reader(copies[0]) is True
+        os.close(copies[0])
+        pair.seen.clear()
+        while len(set(pair.seen)) < 3:
+            await pair.wait()
+        assert {seen for (seen,) in pair.seen} == {copies[1], copies[2], "own"}
+        for number in copies[1:]:
+            assert loop.remove_reader(number) is True
+            os.close(number)
+        assert loop.remove_reader(pair.here) is True
+        pair.seen.clear()
+        await turns(100)
+        assert pair.seen == []
+
+    watch(body)
+
+
+def test_removing_one_direction_leaves_the_other(watch):
+    async def body(loop, pair):
+        loop.add_reader(pair.here, pair.see, "reader")
+        loop.add_writer(pair.here, pair.see, "writer")
+        await pair.wait()
+        assert loop.remove_writer(pair.here) is True
+        pair.seen.clear()
+        await turns(20)
+        assert pair.seen == []
+        pair.there.send(b"x")
+        await pair.wait()
+        assert set(pair.seen) == {("reader",)}
+        loop.add_writer(pair.here, pair.see, "writer")
+        assert loop.remove_reader(pair.here) is True
+        pair.seen.clear()
+        await pair.wait()
+        assert set(pair.seen) == {("writer",)}
+
+    watch(body)
+
+
+def test_both_sides_of_a_pipe_an_event_and_an_epoll_set_can_be_watched(run):
+    import select
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        poll = select.epoll()
+        reader, writer = os.pipe()
+        poll.register(reader, select.EPOLLIN)
+        seen = {name: loop.create_future() for name in ("epoll", "pipe", "writer")}
+
+        def see(name):
+            if not seen[name].done():
+                seen[name].set_result(None)
+
+        loop.add_reader(poll, see, "epoll")
+        loop.add_reader(reader, see, "pipe")
+        loop.add_writer(writer, see, "writer")
+        await seen["writer"]
+        assert not seen["epoll"].done()
+        os.write(writer, b"x")
+        await seen["epoll"]
+        await seen["pipe"]
+        assert loop.remove_reader(poll) and loop.remove_reader(reader) and loop.remove_writer(writer)
+        poll.close()
+        os.close(reader)
+        os.close(writer)
+
+    run(main)
+
+
+def test_the_callback_of_a_watcher_may_do_anything(watch):
+    """Remove itself, close its file, add another, stop the loop's other watchers."""
+
+    async def body(loop, pair):
+        other, there = socket.socketpair()
+
+        def first():
+            pair.see("first")
+            loop.remove_reader(pair.here)
+            loop.remove_reader(other)
+            other.close()
+            loop.add_writer(pair.here, second)
+
+        def second():
+            pair.see("second")
+            loop.remove_writer(pair.here)
+            loop.add_reader(pair.here, third)
+
+        def third():
+            pair.see("third")
+            pair.here.recv(1)
+            loop.remove_reader(pair.here)
+
+        loop.add_reader(pair.here, first)
+        loop.add_reader(other, lambda: other.recv(1))
+        pair.there.send(b"x")
+        while len(pair.seen) < 3:
+            await pair.wait()
+        assert [name for (name,) in pair.seen] == ["first", "second", "third"]
+        there.close()
+
+    watch(body)
+
+
+def test_a_thousand_watchers(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        pairs = [socket.socketpair() for _ in range(200)]
+        seen = []
+        done = loop.create_future()
+
+        def see(number, sock):
+            sock.recv(1)
+            seen.append(number)
+            if len(seen) == 3 * len(pairs):
+                done.set_result(None)
+
+        for number, (here, there) in enumerate(pairs):
+            loop.add_reader(here, see, number, here)
+            there.send(b"xyz")
+        await asyncio.wait_for(done, 10)
+        assert sorted(seen) == sorted(list(range(len(pairs))) * 3)
+        for here, there in pairs:
+            assert loop.remove_reader(here) is True
+            here.close()
+            there.close()
+
+    run(main)
