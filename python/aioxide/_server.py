@@ -52,7 +52,7 @@ class Server(asyncio.AbstractServer):
     ) -> None:
         self._loop = loop
         self._sockets: list[socket.socket] | None = sockets
-        self._active_count = 0
+        self._connection_count = 0
         self._waiters: list[asyncio.Future[None]] | None = []
         self._protocol_factory = protocol_factory
         self._backlog = backlog
@@ -167,8 +167,7 @@ class Server(asyncio.AbstractServer):
         context: dict[str, Any] = {}
         if sys.version_info >= (3, 15):
             context["context"] = self._context
-        assert self._sockets is not None
-        for sock in self._sockets:
+        for sock in self._sockets:  # type: ignore[union-attr]  # TypeError when it is closed
             sock.listen(self._backlog)
             self._loop._start_serving(
                 self._protocol_factory,
@@ -181,20 +180,26 @@ class Server(asyncio.AbstractServer):
                 **context,
             )
 
+    if sys.version_info < (3, 13):
+
+        @property
+        def _active_count(self) -> int:
+            return self._connection_count
+
     # For the transports. Up to 3.12 asyncio's are called without the transport.
 
     def _attach(self, transport: asyncio.Transport | None = None) -> None:
         assert self._sockets is not None
-        self._active_count += 1
+        self._connection_count += 1
 
     def _detach(self, transport: asyncio.Transport | None = None) -> None:
-        assert self._active_count > 0
-        self._active_count -= 1
+        assert self._connection_count > 0
+        self._connection_count -= 1
         if self._sockets is None:
             self._wakeup_if_done()
 
     def _wakeup_if_done(self) -> None:
-        if self._sockets is None and self._active_count == 0:
+        if self._sockets is None and self._connection_count == 0:
             self._wakeup()
 
     def _wakeup(self) -> None:

@@ -105,7 +105,6 @@ def test_a_closed_server_tells_of_itself_what_asyncios_tells(started):
     same(scenario)
 
 
-@pytest.mark.xfail(strict=True, reason="_server.py, _start_serving: an assertion; asyncio's is a TypeError")
 def test_starting_a_closed_server_raises_what_asyncios_raises():
     async def scenario():
         serving = await Serving().start()

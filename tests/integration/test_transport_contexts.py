@@ -19,7 +19,6 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 #: The context that 3.15 gives a transport is only entered while it is made (event_loop/serve.rs, in_context): what it
 #: schedules then and later copies whatever context is current (transport/mod.rs: schedule_start, call_soon; inbound.rs:
 #: resume_reading; outbound.rs: write_context). asyncio runs all of them in that one context.
-one_context = pytest.mark.xfail(sys.version_info >= (3, 15), strict=True, reason="3.15: one context per transport")
 
 where = contextvars.ContextVar("where", default="nowhere")
 trail = contextvars.ContextVar("trail", default=())
@@ -95,7 +94,6 @@ async def made_in(name, make, sock, method="create_connection"):
     return protocol
 
 
-@one_context
 @pytest.mark.parametrize("make", [Noting, BufferedNoting])
 @pytest.mark.parametrize("method", ["create_connection", "connect_accepted_socket"])
 @pytest.mark.parametrize("ending", ["close", "abort", "peer", "reset"])
@@ -125,7 +123,6 @@ def test_the_life_of_a_connection(make, method, ending):
         assert seen[-1][1] == ("making" if ending in ("peer", "reset") else "ending")
 
 
-@one_context
 def test_reading_resumed_in_another_context():
     async def scenario():
         where.set("test")
@@ -148,7 +145,6 @@ def test_reading_resumed_in_another_context():
     same(scenario)
 
 
-@one_context
 @pytest.mark.parametrize("again", [False, True])
 def test_writing_pauses_where_it_is_called_and_resumes_where_the_queue_began(again):
     async def scenario():
@@ -176,7 +172,6 @@ def test_writing_pauses_where_it_is_called_and_resumes_where_the_queue_began(aga
     same(scenario)
 
 
-@one_context
 def test_limits_lowered_pause_in_the_callers_context():
     async def scenario():
         where.set("test")
@@ -193,7 +188,6 @@ def test_limits_lowered_pause_in_the_callers_context():
     same(scenario)
 
 
-@one_context
 def test_a_close_that_waits_for_the_queue_ends_where_the_queue_is_sent():
     async def scenario():
         where.set("test")
@@ -210,7 +204,6 @@ def test_a_close_that_waits_for_the_queue_ends_where_the_queue_is_sent():
     same(scenario)
 
 
-@one_context
 def test_a_write_that_fails_ends_the_connection_in_the_writers_context():
     async def scenario():
         where.set("test")
@@ -225,7 +218,6 @@ def test_a_write_that_fails_ends_the_connection_in_the_writers_context():
     same(scenario)
 
 
-@one_context
 def test_what_happens_inside_callbacks():
     """close() in data_received, resume_reading() in resume_writing and so on carry their own context."""
 
@@ -254,11 +246,6 @@ def test_what_happens_inside_callbacks():
     same(scenario)
 
 
-def xfail_before_315(reason):
-    return pytest.mark.xfail(sys.version_info < (3, 15), strict=True, reason=reason)
-
-
-@xfail_before_315("transport/mod.rs, on_start: asyncio's start watches anew, in the maker's context; ours lets it be")
 def test_reading_resumed_in_connection_made_is_started_by_the_maker_all_the_same():
     class Resumes(Noting):
         def connection_made(self, transport):
@@ -280,7 +267,6 @@ def test_reading_resumed_in_connection_made_is_started_by_the_maker_all_the_same
     same(scenario)
 
 
-@one_context
 def test_a_new_protocol_is_called_in_the_transports_context():
     async def scenario():
         where.set("test")
@@ -298,7 +284,6 @@ def test_a_new_protocol_is_called_in_the_transports_context():
     same(scenario)
 
 
-@one_context
 @pytest.mark.parametrize("start_serving", [False, True])
 def test_a_servers_connections(start_serving):
     """The factory and the protocol of each connection run in copies: no mark is seen by the next one."""

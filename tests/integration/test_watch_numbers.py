@@ -43,15 +43,7 @@ class File:
     ],
     ids=lambda file: f"File({file.number})" if isinstance(file, File) else f"{type(file).__name__}-{file}"[:30],
 )
-def test_numbers_that_are_none_are_refused_as_asyncio_does(request, method, file):
-    asked = getattr(file, "number", file)
-    if type(asked) is int and ((asked >= 2**31 and method.startswith("remove")) or asked < -(2**63)):
-        reason = "io/descriptors.rs, number(): OverflowError; asyncio removes nothing, or names the negative number"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
-    elif isinstance(file, File) and isinstance(asked, (float, str)):
-        reason = "io/descriptors.rs, number(): asyncio takes int(file.fileno()), ours __index__() only"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
-
+def test_numbers_that_are_none_are_refused_as_asyncio_does(method, file):
     async def scenario():
         loop = asyncio.get_running_loop()
         arguments = (print,) if method.startswith("add") else ()

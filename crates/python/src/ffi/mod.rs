@@ -46,7 +46,7 @@ pub use class::{Class, Inst, Native, Owned, Visit};
 pub use context::Context;
 pub use error::{Raised, Res, exc, warn};
 pub use gil::{CrossThread, check_signals, detached, is_main_interpreter, recursion_guarded, thread_ident};
-pub use number::{float, float_value, index_value, int, int_u64};
+pub use number::{float, float_value, index_value, int, int_u64, saturated_value};
 pub use object::{BoolExt, Obj, Ref, Slot, dict, false_, list, none, not_implemented, true_, tuple, tuple_of_refs};
 pub use once::{Name, Once};
 pub use socket_fd::{probe_socket_layout, socket_fd};

@@ -43,3 +43,16 @@ pub fn index_value(o: &Obj) -> Res<i64> {
         Ok(v)
     }
 }
+
+/// The value of an int; the nearest that 64 bits can say.
+pub fn saturated_value(int: &Obj) -> Res<i64> {
+    let mut overflow = 0;
+    // SAFETY: a live object; what is no int raises.
+    let v = unsafe { c::PyLong_AsLongLongAndOverflow(int.as_ptr(), &raw mut overflow) };
+    match overflow {
+        0 if v == -1 && Raised::is_set() => Err(Raised::witness()),
+        0 => Ok(v),
+        negative if negative < 0 => Ok(i64::MIN),
+        _ => Ok(i64::MAX),
+    }
+}

@@ -221,6 +221,15 @@ impl Obj {
         }
     }
 
+    /// `item in self`
+    pub fn contains(&self, item: &Obj) -> Res<bool> {
+        // SAFETY: live objects.
+        match unsafe { c::PySequence_Contains(self.as_ptr(), item.as_ptr()) } {
+            -1 => Err(Raised::witness()),
+            n => Ok(n == 1),
+        }
+    }
+
     /// `int(self)`
     pub fn to_int(&self) -> Res {
         // SAFETY: a live object.

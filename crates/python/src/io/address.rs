@@ -88,7 +88,14 @@ pub fn literal_info(host: &Obj, port: &Obj, family: &Obj, kind: &Obj, protocol: 
     }
     let Some(port) = port_number(port)? else { return ask() };
     let name = if host.is_bytes() { host.call_method(name!("decode"), [name!("idna")])? } else { host.to_ref() };
+    // A zone's name needs the resolver.
+    if name.contains(name!("%"))? {
+        return ask();
+    }
     let (Some(text), Some(wanted)) = (utf8(&name).map_err(Raised::forget).ok(), number(family)) else { return ask() };
+    if text.contains('\0') {
+        return Err(Raised::value_error("embedded null character"));
+    }
     let family = Some(family).filter(|_| wanted != 0);
     match ip_literal(text, i32::try_from(wanted).unwrap_or(-1)) {
         Some(IpAddr::V4(_)) => {

@@ -11,28 +11,35 @@ use std::collections::HashMap;
 use std::os::fd::RawFd;
 
 use super::transport::SocketTransport;
-use crate::ffi::{Obj, Raised, Ref, Res, exc, index_value, str_of};
+use crate::ffi::{Obj, Raised, Ref, Res, exc, saturated_value, str_of};
 use crate::name;
 use crate::objects::names::imports;
 
-/// Same as `selectors._fileobj_to_fd`.
+/// Same as `selectors._fileobj_to_fd`, for the kernel.
 ///
 /// # Errors
-/// ValueError for what is no int and has no usable `fileno()`, or for a negative number.
+/// ValueError for what is no int and has no usable `fileno()`, or for a negative number; OverflowError for one that no
+/// descriptor can have.
 pub fn descriptor(file: &Obj) -> Res<RawFd> {
-    let fd = number(file)?;
-    if fd < 0 {
-        return Err(Raised::value_error(&format!("Invalid file descriptor: {fd}")));
-    }
-    in_range(fd)
+    possible_descriptor(file)?
+        .ok_or_else(|| Raised::new(exc::overflow_error(), "signed integer is greater than maximum"))
 }
 
-/// The number, negative ones included.
-fn number(file: &Obj) -> Res<i64> {
-    if file.is_long() {
-        return index_value(file);
+/// The same; None for a number that no descriptor can have.
+pub fn possible_descriptor(file: &Obj) -> Res<Option<RawFd>> {
+    let fd = number(file)?;
+    match saturated_value(&fd)? {
+        negative if negative < 0 => Err(Raised::value_error(&format!("Invalid file descriptor: {}", str_of(&fd)?))),
+        fd => Ok(RawFd::try_from(fd).ok()),
     }
-    let asked = file.call_method(name!("fileno"), []).and_then(|fd| index_value(&fd));
+}
+
+/// The number, whatever it is.
+fn number(file: &Obj) -> Res {
+    if file.is_long() {
+        return Ok(file.to_ref());
+    }
+    let asked = file.call_method(name!("fileno"), []).and_then(|fd| fd.to_int());
     match asked {
         Err(raised)
             if raised.matches(exc::attribute_error())
@@ -44,10 +51,6 @@ fn number(file: &Obj) -> Res<i64> {
         }
         other => other,
     }
-}
-
-fn in_range(fd: i64) -> Res<RawFd> {
-    RawFd::try_from(fd).map_err(|_| Raised::new(exc::overflow_error(), "signed integer is greater than maximum"))
 }
 
 /// The transports of one loop, by descriptor.
@@ -86,7 +89,7 @@ impl Transports {
     /// # Errors
     /// RuntimeError if `file` is the descriptor of a transport that is not closing; ValueError for an invalid file object.
     pub fn ensure_none(&self, file: &Obj) -> Res<()> {
-        let fd = number(file)?;
+        let fd = saturated_value(&*number(file)?)?;
         let weak = RawFd::try_from(fd).ok().and_then(|fd| self.0.borrow().get(&fd).cloned());
         let Some(weak) = weak else { return Ok(()) };
         let found = weak.call0()?;

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use aioxide_core::reactor::{AfterFork, Direction, Event, Reactor};
 use aioxide_core::sys::pipe::WakePipe;
 
-use super::descriptors::Transports;
 pub use super::descriptors::descriptor;
+use super::descriptors::{Transports, possible_descriptor};
 use super::fork;
 use crate::ffi::{Obj, Once, Owned, Raised, Ref, Res, Visit, exc};
 use crate::objects::handle::Handle;
@@ -97,9 +97,9 @@ impl Driver {
     }
 
     /// The descriptor under which `file` is watched although it is closed by now, for `remove_reader`; else as
-    /// [`descriptor`] has it.
-    pub fn watched_descriptor(&self, file: &Obj) -> Res<RawFd> {
-        match descriptor(file) {
+    /// [`possible_descriptor`] has it.
+    pub fn watched_descriptor(&self, file: &Obj) -> Res<Option<RawFd>> {
+        match possible_descriptor(file) {
             Err(raised) if raised.matches(exc::value_error()) => {
                 let is_it = |w: &Watcher| matches!(w, Watcher::Callback(_, Some(f)) if f.is(file));
                 let reactor = self.reactor.borrow();
@@ -109,7 +109,7 @@ impl Driver {
                 match found {
                     Some(fd) => {
                         raised.forget();
-                        Ok(fd)
+                        Ok(Some(fd))
                     }
                     None => Err(raised),
                 }

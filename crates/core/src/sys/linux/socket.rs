@@ -109,9 +109,10 @@ pub fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Whether a failed connect goes on in the background.
+/// Whether a failed connect goes on in the background, this one or an earlier one.
 pub fn is_in_progress(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error())
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::INPROGRESS | Errno::ALREADY))
 }
 
 /// `connect(2)`; `EINPROGRESS` is an error here, as it is for `socket.connect`.

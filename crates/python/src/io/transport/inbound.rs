@@ -25,6 +25,8 @@ const LARGEST_BYTES: usize = 128 * 1024 - 128;
 #[derive(Default)]
 pub(super) struct Inbound {
     pub(super) paused: Cell<bool>,
+    /// connection_made has been called, and what follows it.
+    pub(super) started: Cell<bool>,
     watched: Cell<bool>,
     /// Copied where asyncio would make the reader's Handle: at construction, or in `resume_reading`.
     pub(super) context: Slot,
@@ -33,7 +35,7 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn is_watched(&self) -> bool {
+    fn is_watched(&self) -> bool {
         self.watched.get()
     }
 
@@ -125,7 +127,10 @@ impl Inst<SocketTransport> {
             return Ok(());
         }
         self.inbound.paused.set(false);
-        self.start_reading(self.capture_context()?)?;
+        // Inside connection_made: the start is due next, in the context of whoever made the transport.
+        if self.inbound.started.get() {
+            self.start_reading(self.capture_context()?)?;
+        }
         self.log_debug("%r resumes reading")
     }
 

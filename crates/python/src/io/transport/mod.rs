@@ -279,11 +279,11 @@ impl Inst<SocketTransport> {
 
     fn on_start(&self) -> Res<()> {
         let waiter = self.waiter.take();
+        self.inbound.started.set(true);
         let context = self.inbound.context.get();
         let started = match context {
-            Some(context) if !self.inbound.is_watched() => self.start_reading(context),
-            // Resumed from inside connection_made.
-            _ => Ok(()),
+            Some(context) => self.start_reading(context),
+            None => Ok(()),
         };
         if let Err(raised) = started {
             super::report_stray(raised, self.event_loop.get(), self.obj(), "SocketTransport._add_reader()")?;

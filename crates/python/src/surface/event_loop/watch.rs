@@ -27,8 +27,11 @@ fn remove(this: &Inst<EventLoop>, direction: Direction, file: &Obj, any: bool) -
         this.driver.transports.ensure_none(file)?;
     }
     // A file that was closed while it was watched is known by itself, as in `selectors`.
-    let fd = this.driver.watched_descriptor(file)?;
-    Ok(this.driver.clear_callback(fd, direction)?.into())
+    let was_watched = match this.driver.watched_descriptor(file)? {
+        Some(fd) => this.driver.clear_callback(fd, direction)?,
+        None => false,
+    };
+    Ok(was_watched.into())
 }
 
 pub fn add_reader(this: &Inst<EventLoop>, args: Args) -> Res {
