@@ -45,6 +45,7 @@ class Executors(LoopPart):
         stop a call that runs.
         """
         self._check_closed()
+        self._flush_held()
         if self._debug:
             self._check_callback(func, "run_in_executor")
         if executor is None:

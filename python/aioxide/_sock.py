@@ -152,6 +152,7 @@ class Sockets(LoopPart):
                     await self._until_writable(sock)
 
     def _check_socket(self, sock: socket.socket) -> None:
+        self._flush_held()
         check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")

@@ -11,6 +11,8 @@ mod loom_inbox;
 mod support;
 
 #[cfg(not(loom))]
+mod gathering;
+#[cfg(not(loom))]
 mod heap_model;
 #[cfg(not(loom))]
 mod inbox;

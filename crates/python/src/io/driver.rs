@@ -20,6 +20,7 @@ use aioxide_core::sys::pipe::WakePipe;
 use super::descriptors::Transports;
 pub use super::descriptors::descriptor;
 use super::fork;
+use super::held::Held;
 use crate::ffi::{Obj, Once, Owned, Raised, Ref, Res, Visit, exc};
 use crate::objects::handle::Handle;
 use crate::objects::scheduler::Scheduler;
@@ -50,6 +51,8 @@ pub struct Driver {
     pub transports: Transports,
     /// Where small messages are received, for all transports: a `bytes` of the right size is then one copy of few bytes.
     pub receive_buffer: RefCell<Box<[u8]>>,
+    /// What a transport of this loop holds back until the callback that runs has ended.
+    pub held: Held,
 }
 
 static FIND: Once<fn(&Obj) -> Option<&Driver>> = Once::new();
@@ -67,6 +70,7 @@ impl Driver {
             fork_generation: Cell::new(fork::generation()),
             transports: Transports::default(),
             receive_buffer: RefCell::new(vec![0; RECEIVE_BYTES].into_boxed_slice()),
+            held: Held::new(),
         })
     }
 
@@ -195,6 +199,7 @@ impl Driver {
     pub fn close(&self) {
         let reactor = self.reactor.take();
         self.pipe.close();
+        self.held.clear();
         drop(reactor);
     }
 
@@ -204,6 +209,7 @@ impl Driver {
     }
 
     pub fn traverse(&self, visit: &Visit) {
+        self.held.traverse(visit);
         // A borrow in progress means that the collector runs inside a change: nothing can be garbage right now.
         let Ok(reactor) = self.reactor.try_borrow() else {
             return;

@@ -9,6 +9,7 @@ mod address;
 mod descriptors;
 pub mod driver;
 mod fork;
+pub mod held;
 pub mod listener;
 mod poll;
 mod protocol;

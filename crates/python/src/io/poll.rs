@@ -25,6 +25,8 @@ impl Driver {
     /// What a signal handler raises; OSError if the set itself fails.
     pub fn poll(&self, scheduler: &Scheduler, timeout: Option<Duration>) -> Res<()> {
         self.check_fork()?;
+        // Written between two callbacks, by a signal handler or a finalizer: nothing is held across a wait.
+        self.held.flush()?;
         let Some(poller) = self.reactor.borrow().as_ref().map(Reactor::poller) else {
             return scheduler.check_closed();
         };

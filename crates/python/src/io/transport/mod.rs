@@ -6,6 +6,7 @@
 //! |--------------|-----------------------------------------------------------------|
 //! | [`inbound`]  | readable: receive, call the protocol                            |
 //! | [`outbound`] | write: send now, queue the rest, send it when writable          |
+//! | [`gather`]   | hold what one callback writes, to send it at its end            |
 //! | [`flow`]     | when the protocol is told to pause writing                      |
 //! | [`close`]    | the ways to end, and `connection_lost` exactly once             |
 //! | [`face`]     | the Python class                                                |
@@ -14,25 +15,29 @@
 //! * The Python socket object owns the descriptor; the transport closes the object, once, after the watches are gone.
 //! * The reader is watched only from START on, while not paused and not closing; the writer exactly while bytes are queued.
 //!   So a reset peer is watched for nothing when reading is paused, and cannot make the loop spin.
+//! * What the loop holds for a transport is in no queue and not counted. Whatever could tell that it is not sent yet flushes
+//!   it first (`flush_held`); nothing is held while bytes are queued, so it always comes before them.
 //! * Any call of a protocol method may close, pause or abort: every step looks at the state again after it.
 //! * `conn_lost` counts: 0 while connected; then each write in vain adds one (asyncio warns from the fifth).
 
 mod close;
 mod face;
 mod flow;
+mod gather;
 mod inbound;
 mod outbound;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
 
-use aioxide_core::buffer::{Outbound, Watermarks};
+use aioxide_core::buffer::{Gathering, Outbound, Watermarks};
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
 pub use face::build;
 use inbound::Inbound;
 use outbound::Piece;
+pub(super) use outbound::sent;
 
 use super::address;
 use super::driver::Driver;
@@ -69,7 +74,8 @@ pub struct SocketTransport {
     inbound: Inbound,
     queue: RefCell<Outbound<Piece>>,
     limits: RefCell<Watermarks>,
-    /// The context in which the writer was added.
+    gathering: RefCell<Gathering>,
+    /// The context in which the writer was added, or what is held was written.
     write_context: Slot,
     writing: Cell<bool>,
 }
@@ -139,6 +145,7 @@ pub fn make(
         inbound: Inbound::default(),
         queue: RefCell::new(Outbound::new()),
         limits: RefCell::new(Watermarks::new()),
+        gathering: RefCell::new(Gathering::new()),
         write_context: Slot::empty(),
         writing: Cell::new(false),
     })?;

@@ -22,6 +22,20 @@ pub fn make_socket_transport(this: &Inst<EventLoop>, args: Args) -> Res {
     })
 }
 
+pub fn set_write_gathering(this: &Inst<EventLoop>, args: Args) -> Res {
+    let [enabled] = args.exactly("set_write_gathering", ["enabled"])?;
+    let enabled = enabled.is_true()?;
+    this.driver.held.flush()?;
+    this.driver.held.set_enabled(enabled);
+    Ok(none().to_ref())
+}
+
+/// For what has an effect outside of the process and is written in Python.
+pub fn flush_held(this: &Inst<EventLoop>) -> Res {
+    this.driver.held.flush()?;
+    Ok(none().to_ref())
+}
+
 /// A transport's callbacks run in a copy of the context it is made in; 3.15 names one.
 fn in_context<T>(context: Option<&Obj>, f: impl FnOnce() -> Res<T>) -> Res<T> {
     match context.filter(|c| !c.is_none()) {
@@ -62,6 +76,7 @@ pub fn start_serving(this: &Inst<EventLoop>, args: Args) -> Res {
 }
 
 pub fn stop_serving(this: &Inst<EventLoop>, sock: &Obj) -> Res {
+    this.driver.held.flush()?;
     listener::stop_serving(this.obj(), sock)?;
     Ok(none().to_ref())
 }
