@@ -88,6 +88,7 @@ impl Inst<SocketTransport> {
     }
 
     /// Send what is held and `bytes`; how many of these went. What is left over of the held ones is queued.
+    #[inline(never)]
     pub(super) fn send_after_held(&self, held: &Held, bytes: &[u8]) -> Res<usize> {
         let sent = held.send(self.descriptor(), bytes).map_err(|e| Raised::os(&e))?;
         self.queue_rest(&sent)?;

@@ -38,6 +38,7 @@ impl Chunk for Piece {
 }
 
 /// How many bytes went; none if the kernel has no room.
+#[inline]
 pub(in crate::io) fn sent(outcome: io::Result<usize>) -> io::Result<usize> {
     match outcome {
         Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
