@@ -17,6 +17,7 @@ use crate::ffi::{
     string,
 };
 use crate::io::driver::Driver;
+use crate::io::finally;
 use crate::name;
 use crate::objects::names::imports;
 
@@ -172,7 +173,7 @@ impl Inst<SocketTransport> {
     pub(super) fn write_lines(&self, lines: &Obj) -> Res<()> {
         if !cfg!(Py_3_12) {
             let all = bytes_from(b"")?.call_method(name!("join"), [lines])?;
-            return self.write(&all);
+            return finally(self.write(&all), || self.flush_held());
         }
         if self.eof_written.get() {
             return Err(Raised::runtime("Cannot call writelines() after write_eof()"));
