@@ -23,6 +23,8 @@ mod outbound_model;
 #[cfg(not(loom))]
 mod polling;
 #[cfg(not(loom))]
+mod reactor_edges;
+#[cfg(not(loom))]
 mod reactor_model;
 #[cfg(not(loom))]
 mod reactor_traps;

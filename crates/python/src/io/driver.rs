@@ -132,6 +132,23 @@ impl Driver {
         cancel(replaced).map(drop)
     }
 
+    /// Watch for a transport that reads and can tell when there is more: what arrives is reported once, see
+    /// [`Driver::report_again`].
+    pub fn watch_edge(&self, fd: RawFd, me: &Obj) -> Res<()> {
+        let replaced = self.put_by(|reactor, watcher| reactor.set_edge(fd, watcher), Watcher::Native(me.to_ref()))?;
+        cancel(replaced).map(drop)
+    }
+
+    /// `me` has not read everything: the next poll reports it again, in its turn.
+    #[inline]
+    pub fn report_again(&self, fd: RawFd, me: &Obj) {
+        if self.is_watched_by(fd, Direction::Read, me) {
+            if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
+                reactor.report_again(fd);
+            }
+        }
+    }
+
     /// End `me`'s watch. Does nothing if the place is another's by now: the number may have been closed and used again.
     pub fn unwatch(&self, fd: RawFd, d: Direction, me: &Obj) -> Res<()> {
         if !self.is_watched_by(fd, d, me) {
@@ -157,10 +174,17 @@ impl Driver {
     }
 
     fn put(&self, fd: RawFd, d: Direction, watcher: Watcher) -> Res<Option<Watcher>> {
+        self.put_by(|reactor, watcher| reactor.set(fd, d, watcher), watcher)
+    }
+
+    fn put_by<F>(&self, set: F, watcher: Watcher) -> Res<Option<Watcher>>
+    where
+        F: FnOnce(&mut Reactor<Watcher>, Watcher) -> io::Result<Option<Watcher>>,
+    {
         self.check_fork()?;
         // A `set` that fails drops its watcher inside the borrow; this one keeps that from being the last.
         let _kept = watcher.clone();
-        let outcome = self.reactor.borrow_mut().as_mut().map(|reactor| reactor.set(fd, d, watcher));
+        let outcome = self.reactor.borrow_mut().as_mut().map(|reactor| set(reactor, watcher));
         match outcome {
             Some(replaced) => replaced.map_err(|e| Raised::os(&e)),
             None => Err(Raised::runtime("Event loop is closed")),

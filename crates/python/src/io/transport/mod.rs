@@ -41,6 +41,7 @@ pub(super) use outbound::sent;
 
 use super::address;
 use super::driver::Driver;
+use super::poll::READ_ALL;
 use super::protocol::Protocol;
 use crate::ffi::{
     Class, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, index_value, none, socket_fd,
@@ -51,7 +52,7 @@ use crate::objects::handle::{self, Handle};
 use crate::objects::names::imports;
 use crate::objects::scheduler::{Entry, Scheduler};
 
-/// Continuations of a transport in the ready queue.
+/// Continuations of a transport in the ready queue, beside `poll::READ_ALL`.
 const READ: u32 = Direction::Read as u32;
 const WRITE: u32 = Direction::Write as u32;
 const START: u32 = 2;
@@ -220,7 +221,8 @@ impl Inst<SocketTransport> {
     #[inline]
     pub fn run(&self, what: u32) -> Res<()> {
         let (outcome, callback) = match what {
-            READ => (self.on_readable(), "_read_ready()"),
+            READ => (self.on_readable(false), "_read_ready()"),
+            READ_ALL => (self.on_readable(true), "_read_ready()"),
             WRITE => (self.on_writable(), "_write_ready()"),
             START => (self.on_start(), "_add_reader()"),
             _ => return Ok(()),
@@ -240,6 +242,7 @@ impl Inst<SocketTransport> {
             self.server.put(server.to_ref());
         }
         driver.transports.insert(self.fd.get(), self.obj())?;
+        self.inbound.reports_once.set(socket::is_tcp(self.fd.get()).unwrap_or(false));
         if let Some(sock) = self.sock.get() {
             set_nodelay(&sock, self.fd.get())?;
         }
