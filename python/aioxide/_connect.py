@@ -103,6 +103,7 @@ class Connecting(LoopPart):
         tried one after the other. Raises OSError when none connects, ValueError for arguments that
         exclude each other. Cancelling closes the socket.
         """
+        self._flush_held()
         name = "EventLoop.create_connection"
         refuse_keyword(name, "ssl_shutdown_timeout", ssl_shutdown_timeout is not None, (3, 11))
         refuse_keyword(name, "all_errors", all_errors, (3, 12))

@@ -83,6 +83,7 @@ class Resolving(LoopPart):
         """
         self._check_closed()
         self._check_default_executor()
+        self._flush_held()
         resolve: Any = self._getaddrinfo_debug if self._debug else socket.getaddrinfo
         if _never_blocks(host, port):
             return resolve(host, port, family, type, proto, flags)  # type: ignore[no-any-return]

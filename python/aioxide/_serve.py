@@ -59,6 +59,7 @@ class Serving(LoopPart):
         `host` may be several names; '' and None are all interfaces. Raises OSError when an address
         cannot be bound, ValueError for arguments that exclude each other.
         """
+        self._flush_held()
         name = "EventLoop.create_server"
         refuse_keyword(name, "ssl_shutdown_timeout", ssl_shutdown_timeout is not None, (3, 11))
         refuse_keyword(name, "keep_alive", keep_alive, (3, 13))

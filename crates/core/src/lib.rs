@@ -9,7 +9,7 @@
 //! | [`sys`]         | the unsafe fence: clock, epoll, wake-up pipe, sockets, one file per mechanism |
 //! | [`time`]        | the timer heap: deadlines with stable order                                |
 //! | [`ready`]       | the FIFO of work                                                           |
-//! | [`buffer`]      | outbound bytes, and asyncio's flow control as a state machine              |
+//! | [`buffer`]      | outbound bytes; flow control and write gathering as state machines         |
 //! | [`reactor`]     | who waits for which descriptor; tokens with generations                    |
 //! | [`kernel`]      | when to poll and for how long; work that comes from other threads          |
 //! | [`pool`]        | calls for threads: a queue, and who waits for it                           |

@@ -21,9 +21,16 @@
 //!   be rebuilt, or epoll would report it on every wait. And after it a `MOD` takes a new generation
 //!   too: it may have hit a registration left behind under a number that came back to its file.
 //! * A new set takes the *descriptor number* of the old one (`dup3`), so a [`Poller`] stays good.
-//!
 //! * A watch that comes and goes with each message ([`Reactor::linger`]) leaves its registration behind, so that
 //!   the next one costs one call instead of two. An event that finds nobody ends it: no event comes twice in vain.
+//!
+//! ## Edges
+//! A reader that can tell whether it has read everything may be set by [`Reactor::set_edge`]. For TCP it can: a receive that
+//! fills less than its buffer has emptied the queue (epoll(7)), and what arrives later is a new edge; but for the end of the
+//! stream, errors and urgent data, of which the event tells ([`Event::hints_at_more`]; what happens after the event is a
+//! new edge again). A reader that has not read everything says [`Reactor::report_again`], and the next look reports it
+//! like the kernel does without edges. Whatever tells the kernel of the descriptor (`ADD`, `MOD`, a new set) makes it look at
+//! the file anew, so an unread byte is reported then, whatever was reported before.
 //!
 //! ## Invariants
 //! `slot.armed` is what the kernel has under `slot.generation`, or none; `armed` is never more than
@@ -77,6 +84,8 @@ pub struct Reactor<W> {
     may_leak: bool,
     /// The kernel has reported a registration that is not ours.
     stale: bool,
+    /// Whose slots say `again`; and some that do not any more.
+    again: Vec<RawFd>,
 }
 
 impl<W> Reactor<W> {
@@ -88,6 +97,7 @@ impl<W> Reactor<W> {
             generations: Generations::new(),
             may_leak: false,
             stale: false,
+            again: Vec::new(),
         })
     }
 
@@ -100,14 +110,59 @@ impl<W> Reactor<W> {
     /// Watches `fd` in direction `d`; returns the watcher that had this place. On an error of epoll
     /// (`EBADF`, `EPERM` for a regular file, ...) nothing is changed.
     pub fn set(&mut self, fd: RawFd, d: Direction, w: W) -> io::Result<Option<W>> {
+        let keeps_edge = d == Direction::Write && self.registry.get(fd).is_some_and(|slot| slot.edge);
+        self.put(fd, d, w, keeps_edge)
+    }
+
+    /// Watches `fd` for reading and reports what arrives once, as long as nobody waits for room to write. The reader owes
+    /// [`report_again`](Self::report_again).
+    pub fn set_edge(&mut self, fd: RawFd, w: W) -> io::Result<Option<W>> {
+        self.put(fd, Direction::Read, w, true)
+    }
+
+    fn put(&mut self, fd: RawFd, d: Direction, w: W, edge: bool) -> io::Result<Option<W>> {
         let slot = self.registry.get(fd);
-        let interest = slot.map_or(Interest::NONE, |slot| slot.wanted()) | d.interest();
+        let watched = slot.map_or(Interest::NONE, |slot| slot.wanted()) | d.interest();
+        let interest = registry::triggered(edge, watched);
         let armed = slot.filter(|slot| !slot.armed.is_none()).map(|slot| slot.generation);
         let generation = self.arm(fd, armed, interest)?;
         let slot = self.registry.entry(fd);
-        slot.generation = generation;
-        slot.armed = interest;
+        (slot.generation, slot.armed, slot.edge, slot.again) = (generation, interest, edge, false);
         Ok(self.registry.put(fd, d, w))
+    }
+
+    /// The reader of `fd` has not read everything: the next look reports it again. Nothing is to be done where the
+    /// kernel itself does.
+    #[inline]
+    pub fn report_again(&mut self, fd: RawFd) {
+        match self.registry.get_mut(fd) {
+            Some(slot) if slot.armed.has(Interest::EDGE) && !slot.again => {
+                slot.again = true;
+                self.again.push(fd);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether somebody is to be reported again: a look must not wait.
+    #[inline]
+    pub fn has_again(&self) -> bool {
+        !self.again.is_empty()
+    }
+
+    /// The readers to be reported again, but for those that an event has woken since.
+    pub fn take_again(&mut self) -> Vec<W>
+    where
+        W: Clone,
+    {
+        let mut readers = Vec::new();
+        for fd in std::mem::take(&mut self.again) {
+            if let Some(slot) = self.registry.get_mut(fd).filter(|slot| slot.again) {
+                slot.again = false;
+                readers.extend(slot.watcher(Direction::Read).clone());
+            }
+        }
+        readers
     }
 
     /// Ends the watch of `fd` in direction `d`; returns its watcher, `None` if there was none. That the
@@ -117,7 +172,7 @@ impl<W> Reactor<W> {
             return Ok(None);
         };
         if !slot.armed.is_none() {
-            let rest = slot.wanted().without(d.interest());
+            let rest = slot.triggered(slot.wanted().without(d.interest()));
             self.disarm(fd, rest)?;
         }
         Ok(self.registry.take(fd, d))
@@ -161,9 +216,10 @@ impl<W> Reactor<W> {
         W: Clone,
     {
         let token = Token::from(e.token());
-        match self.registry.get(token.fd()) {
+        match self.registry.get_mut(token.fd()) {
             Some(slot) if slot.generation == token.generation() && !slot.armed.is_none() => {
                 let reader = if e.wakes_reader() { slot.watcher(Direction::Read).clone() } else { None };
+                slot.again &= reader.is_none();
                 let writer = if e.wakes_writer() { slot.watcher(Direction::Write).clone() } else { None };
                 let wanted = slot.wanted();
                 if slot.armed != wanted {
@@ -182,6 +238,12 @@ impl<W> Reactor<W> {
     #[inline]
     pub fn descriptor_of(e: Event) -> RawFd {
         Token::from(e.token()).fd()
+    }
+
+    /// Whether the reader of this event has asked for edges, and a receive that comes back short may not be all.
+    #[inline]
+    pub fn hints_at_more(&self, e: Event) -> bool {
+        e.hints_at_more() && self.registry.get(Token::from(e.token()).fd()).is_some_and(|slot| slot.edge)
     }
 
     /// Every watcher, in no particular order.

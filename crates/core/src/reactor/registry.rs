@@ -24,13 +24,17 @@ pub(super) struct Slot<W> {
     pub(super) generation: u32,
     /// What the kernel has for it.
     pub(super) armed: Interest,
+    /// The reader asks for edges.
+    pub(super) edge: bool,
+    /// The reader has not read everything and is to be told again by the next look.
+    pub(super) again: bool,
     reader: Option<W>,
     writer: Option<W>,
 }
 
 impl<W> Slot<W> {
     const fn empty() -> Self {
-        Self { generation: 0, armed: Interest::NONE, reader: None, writer: None }
+        Self { generation: 0, armed: Interest::NONE, edge: false, again: false, reader: None, writer: None }
     }
 
     /// The interest of the watchers.
@@ -38,7 +42,13 @@ impl<W> Slot<W> {
     pub(super) fn wanted(&self) -> Interest {
         let read = if self.reader.is_some() { Interest::READ } else { Interest::NONE };
         let write = if self.writer.is_some() { Interest::WRITE } else { Interest::NONE };
-        read | write
+        self.triggered(read | write)
+    }
+
+    /// What is asked of the kernel for these directions.
+    #[inline]
+    pub(super) fn triggered(&self, watched: Interest) -> Interest {
+        triggered(self.edge, watched)
     }
 
     #[inline]
@@ -61,6 +71,13 @@ impl<W> Slot<W> {
         let reader = self.reader.iter().map(|watcher| (Direction::Read, watcher));
         reader.chain(self.writer.iter().map(|watcher| (Direction::Write, watcher)))
     }
+}
+
+/// Edges are for a reader alone: a writer that has not used all of the room would not hear of it again.
+#[inline]
+pub(super) fn triggered(edge: bool, watched: Interest) -> Interest {
+    let plain = watched.without(Interest::EDGE);
+    if edge && plain == Interest::READ { plain | Interest::EDGE } else { plain }
 }
 
 #[derive(Debug)]

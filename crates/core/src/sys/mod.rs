@@ -6,7 +6,7 @@
 //! interface. Linux has its seat in `linux/`; kqueue and IOCP find theirs beside it.
 //!
 //! * `clock`: `monotonic_s`, `monotonic_coarse_s`, `COARSE_LAG_S`, `resolution_s`
-//! * `epoll`: `Epoll`, `Event`, `Interest`, `Timeout` (a level-triggered readiness set)
+//! * `epoll`: `Epoll`, `Event`, `Interest`, `Timeout` (a readiness set: level-triggered, edges on demand)
 //! * `pipe`: `WakePipe` (a descriptor other threads and signal handlers write a byte into)
 //! * `socket`: `recv`, `send`, `send_vectored`, `accept`, `connect`, ...
 //!

@@ -13,6 +13,8 @@ mod loom_pool;
 mod support;
 
 #[cfg(not(loom))]
+mod gathering;
+#[cfg(not(loom))]
 mod heap_model;
 #[cfg(not(loom))]
 mod inbox;
@@ -24,6 +26,8 @@ mod outbound_model;
 mod polling;
 #[cfg(not(loom))]
 mod pool;
+#[cfg(not(loom))]
+mod reactor_edges;
 #[cfg(not(loom))]
 mod reactor_model;
 #[cfg(not(loom))]

@@ -20,6 +20,7 @@ use aioxide_core::sys::pipe::WakePipe;
 pub use super::descriptors::descriptor;
 use super::descriptors::{Transports, possible_descriptor};
 use super::fork;
+use super::held::Held;
 use crate::ffi::{Obj, Once, Owned, Raised, Ref, Res, Visit, exc};
 use crate::objects::handle::Handle;
 use crate::objects::scheduler::Scheduler;
@@ -52,6 +53,8 @@ pub struct Driver {
     pub transports: Transports,
     /// Where small messages are received, for all transports: a `bytes` of the right size is then one copy of few bytes.
     pub receive_buffer: RefCell<Box<[u8]>>,
+    /// What a transport of this loop holds back until the callback that runs has ended.
+    pub held: Held,
 }
 
 static FIND: Once<fn(&Obj) -> Option<&Driver>> = Once::new();
@@ -69,6 +72,7 @@ impl Driver {
             fork_generation: Cell::new(fork::generation()),
             transports: Transports::default(),
             receive_buffer: RefCell::new(vec![0; RECEIVE_BYTES].into_boxed_slice()),
+            held: Held::new(),
         })
     }
 
@@ -136,6 +140,23 @@ impl Driver {
         cancel(replaced).map(drop)
     }
 
+    /// Watch for a transport that reads and can tell when there is more: what arrives is reported once, see
+    /// [`Driver::report_again`].
+    pub fn watch_edge(&self, fd: RawFd, me: &Obj) -> Res<()> {
+        let replaced = self.put_by(|reactor, watcher| reactor.set_edge(fd, watcher), Watcher::Native(me.to_ref()))?;
+        cancel(replaced).map(drop)
+    }
+
+    /// `me` has not read everything: the next poll reports it again, in its turn.
+    #[inline]
+    pub fn report_again(&self, fd: RawFd, me: &Obj) {
+        if self.is_watched_by(fd, Direction::Read, me) {
+            if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
+                reactor.report_again(fd);
+            }
+        }
+    }
+
     /// End `me`'s watch. Does nothing if the place is another's by now: the number may have been closed and used again.
     pub fn unwatch(&self, fd: RawFd, d: Direction, me: &Obj) -> Res<()> {
         if !self.is_watched_by(fd, d, me) {
@@ -173,10 +194,17 @@ impl Driver {
     }
 
     fn put(&self, fd: RawFd, d: Direction, watcher: Watcher) -> Res<Option<Watcher>> {
+        self.put_by(|reactor, watcher| reactor.set(fd, d, watcher), watcher)
+    }
+
+    fn put_by<F>(&self, set: F, watcher: Watcher) -> Res<Option<Watcher>>
+    where
+        F: FnOnce(&mut Reactor<Watcher>, Watcher) -> io::Result<Option<Watcher>>,
+    {
         self.check_fork()?;
         // A `set` that fails drops its watcher inside the borrow; this one keeps that from being the last.
         let _kept = watcher.clone();
-        let outcome = self.reactor.borrow_mut().as_mut().map(|reactor| reactor.set(fd, d, watcher));
+        let outcome = self.reactor.borrow_mut().as_mut().map(|reactor| set(reactor, watcher));
         match outcome {
             Some(replaced) => replaced.map_err(|e| Raised::os(&e)),
             None => Err(Raised::runtime("Event loop is closed")),
@@ -215,6 +243,7 @@ impl Driver {
     pub fn close(&self) {
         let reactor = self.reactor.take();
         self.pipe.close();
+        self.held.clear();
         drop(reactor);
     }
 
@@ -224,6 +253,7 @@ impl Driver {
     }
 
     pub fn traverse(&self, visit: &Visit) {
+        self.held.traverse(visit);
         // A borrow in progress means that the collector runs inside a change: nothing can be garbage right now.
         let Ok(reactor) = self.reactor.try_borrow() else {
             return;

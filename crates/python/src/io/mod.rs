@@ -11,6 +11,7 @@ mod descriptors;
 pub mod driver;
 pub mod executor;
 mod fork;
+pub mod held;
 pub mod listener;
 mod poll;
 mod protocol;

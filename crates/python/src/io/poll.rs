@@ -15,6 +15,9 @@ use crate::ffi::{Owned, Raised, Res, check_signals, detached};
 use crate::objects::handle::Handle;
 use crate::objects::scheduler::{Entry, Scheduler};
 
+/// A transport's continuation, beside those of [`Direction`]: readable, and one short receive may not be all.
+pub const READ_ALL: u32 = 3;
+
 /// The vector of events grows as long as waits fill it, up to this.
 const MOST_EVENTS: usize = 1024;
 
@@ -25,9 +28,12 @@ impl Driver {
     /// What a signal handler raises; OSError if the set itself fails.
     pub fn poll(&self, scheduler: &Scheduler, timeout: Option<Duration>) -> Res<()> {
         self.check_fork()?;
-        let Some(poller) = self.reactor.borrow().as_ref().map(Reactor::poller) else {
+        // Written between two callbacks, by a signal handler or a finalizer: nothing is held across a wait.
+        self.held.flush()?;
+        let Some((poller, has_again)) = self.reactor.borrow().as_ref().map(|r| (r.poller(), r.has_again())) else {
             return scheduler.check_closed();
         };
+        let timeout = if has_again { Some(Duration::ZERO) } else { timeout };
         let mut events = self.events.take();
         let outcome = match wait(scheduler, poller, &mut events, timeout) {
             Ok(()) => Ok(self.dispatch(scheduler, &events)),
@@ -54,10 +60,13 @@ impl Driver {
         if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
             for &event in events {
                 let (reader, writer) = reactor.resolve(event);
-                for (watcher, d) in [(reader, Direction::Read), (writer, Direction::Write)] {
+                let read = if reactor.hints_at_more(event) { READ_ALL } else { Direction::Read as u32 };
+                for (watcher, d, what) in
+                    [(reader, Direction::Read, read), (writer, Direction::Write, Direction::Write as u32)]
+                {
                     match watcher {
                         None => {}
-                        Some(Watcher::Native(work)) => scheduler.push(Entry::Native(work, d as u32)),
+                        Some(Watcher::Native(work)) => scheduler.push(Entry::Native(work, what)),
                         Some(Watcher::Future(future)) => {
                             // No reference of the reactor's is the last one: the entry has another.
                             drop(reactor.linger(Reactor::<Watcher>::descriptor_of(event), d));
@@ -66,6 +75,13 @@ impl Driver {
                         Some(Watcher::Callback(handle, _)) if handle.is_cancelled() => cancelled.push((handle, d)),
                         Some(Watcher::Callback(handle, _)) => scheduler.push(Entry::Handle(handle)),
                         Some(Watcher::Wake) => woken = true,
+                    }
+                }
+            }
+            if reactor.has_again() {
+                for watcher in reactor.take_again() {
+                    if let Watcher::Native(work) = watcher {
+                        scheduler.push(Entry::Native(work, Direction::Read as u32));
                     }
                 }
             }

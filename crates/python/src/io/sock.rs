@@ -282,6 +282,9 @@ impl Drop for Watch<'_> {
 /// What `sock_*` asks of the socket before anything else.
 fn check(frame: &Frame) -> Res<()> {
     let (event_loop, sock) = (frame.local(LOOP), frame.local(SOCK));
+    if let Some(driver) = Driver::of(&event_loop) {
+        driver.held.flush()?;
+    }
     socket_object::refuse_tls(&sock)?;
     let is_debug = Scheduler::of(&event_loop).is_some_and(|s| s.debug.get());
     if is_debug {

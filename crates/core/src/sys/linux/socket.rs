@@ -85,6 +85,11 @@ pub fn take_error(fd: RawFd) -> io::Result<Option<io::Error>> {
     Ok(sockopt::socket_error(borrow(fd)?)?.err().map(io::Error::from))
 }
 
+/// Whether the socket is TCP, whatever its Python object was told (`SO_PROTOCOL`; MPTCP is another one).
+pub fn is_tcp(fd: RawFd) -> io::Result<bool> {
+    Ok(sockopt::socket_protocol(borrow(fd)?)? == Some(net::ipproto::TCP))
+}
+
 /// `TCP_NODELAY` on.
 pub fn set_nodelay(fd: RawFd) -> io::Result<()> {
     Ok(sockopt::set_tcp_nodelay(borrow(fd)?, true)?)

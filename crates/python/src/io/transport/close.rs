@@ -23,6 +23,10 @@ use crate::{kwnames, name};
 impl Inst<SocketTransport> {
     /// Same as `close`.
     pub(super) fn close(&self) -> Res<()> {
+        finally(self.flush_held(), || self.close_flushed())
+    }
+
+    fn close_flushed(&self) -> Res<()> {
         if self.closing.replace(true) {
             return Ok(());
         }
@@ -37,6 +41,10 @@ impl Inst<SocketTransport> {
 
     /// Same as `_force_close`: `exception` may be None.
     pub(super) fn force_close(&self, exception: &Obj) -> Res<()> {
+        finally(self.flush_held(), || self.force_close_flushed(exception))
+    }
+
+    fn force_close_flushed(&self, exception: &Obj) -> Res<()> {
         if self.conn_lost.get() != 0 {
             return Ok(());
         }
@@ -59,7 +67,9 @@ impl Inst<SocketTransport> {
     }
 
     pub(super) fn fail(&self, exception: &Obj, message: &str) -> Res<()> {
-        finally(self.tell_of(exception, message), || self.force_close(exception))
+        // The handler that is told may look at the peer.
+        let told = finally(self.flush_held(), || self.tell_of(exception, message));
+        finally(told, || self.force_close(exception))
     }
 
     fn tell_of(&self, exception: &Obj, message: &str) -> Res<()> {
@@ -97,7 +107,9 @@ impl Inst<SocketTransport> {
     /// # Errors
     /// What `connection_lost` or the socket's `close` raised, after the rest is done all the same.
     pub(super) fn lose_connection(&self, exception: &Obj) -> Res<()> {
-        finally(self.protocol.connection_lost(exception), || self.release())
+        let told = self.protocol.connection_lost(exception);
+        // What it wrote elsewhere goes out before the end of this connection does.
+        finally(finally(told, || self.flush_held()), || self.release())
     }
 
     /// Let go of a socket that is still somebody else's: the transport could not be made.

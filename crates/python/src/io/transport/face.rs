@@ -41,10 +41,12 @@ fn can_write_eof(_: &This) -> Res {
 }
 
 fn pause_reading(this: &This) -> Res {
+    this.flush_held()?;
     done(this.pause_reading())
 }
 
 fn resume_reading(this: &This) -> Res {
+    this.flush_held()?;
     done(this.resume_reading())
 }
 
@@ -66,6 +68,7 @@ fn get_write_buffer_limits(this: &This) -> Res {
 }
 
 fn get_write_buffer_size(this: &This) -> Res {
+    this.flush_held()?;
     int(this.unsent_bytes() as i64)
 }
 
@@ -100,6 +103,7 @@ fn is_closing(this: &This) -> Res {
 
 fn set_protocol(this: &This, args: Args) -> Res {
     let [protocol] = args.exactly("set_protocol", ["protocol"])?;
+    this.flush_held()?;
     done(this.protocol.set(protocol))
 }
 

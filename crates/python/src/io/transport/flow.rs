@@ -37,6 +37,7 @@ impl Inst<SocketTransport> {
     /// ValueError unless `high >= low >= 0`.
     pub(super) fn set_limits(&self, high: Option<&Obj>, low: Option<&Obj>) -> Res<()> {
         let (high, low) = (limit(high)?, limit(low)?);
+        self.flush_held()?;
         let set = self.limits.borrow_mut().set(high, low);
         set.map_err(|invalid| Raised::value_error(&invalid.to_string()))?;
         if self.event_loop.is_some() { self.maybe_pause_protocol() } else { Ok(()) }

@@ -6,8 +6,13 @@
 //! next one is received straight into a `bytes` of about that size, which then shrinks: the copy would cost more than
 //! the allocation. That size stays below malloc's mmap threshold (128 KiB): asyncio's 256 KiB for each read are an mmap, page
 //! faults and a munmap for each read.
+//!
+//! A TCP socket is reported once for what arrives (`Reactor::set_edge`), so whatever is not known to be read is asked to be
+//! reported again: after each continuation but for those in which a receive came back empty, or filled less than its room
+//! with nothing at hand that could have cut it short (the end of the stream, an error, urgent data).
 
 use std::cell::Cell;
+use std::io::{self, ErrorKind};
 
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
@@ -15,7 +20,7 @@ use aioxide_core::sys::socket;
 use super::SocketTransport;
 use crate::ffi::{BytesWriter, Context, Inst, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_from, bytes_of};
 use crate::io::driver::Driver;
-use crate::io::receive::{arrived, not_writable};
+use crate::io::receive::not_writable;
 
 /// Up to this size a copy is cheaper than a `bytes` that shrinks.
 const SMALL_BYTES: usize = 8 * 1024;
@@ -28,6 +33,12 @@ pub(super) struct Inbound {
     /// connection_made has been called, and what follows it.
     pub(super) started: Cell<bool>,
     watched: Cell<bool>,
+    /// TCP: the kernel tells of new bytes only.
+    pub(super) reports_once: Cell<bool>,
+    /// There may be bytes, or an end, that no receive has found yet.
+    unread: Cell<bool>,
+    /// A short receive does not mean that nothing is left: only an empty one does.
+    reads_all: Cell<bool>,
     /// Copied where asyncio would make the reader's Handle: at construction, or in `resume_reading`.
     pub(super) context: Slot,
     /// Room for the next message; 0 for the loop's buffer.
@@ -47,12 +58,30 @@ impl Inbound {
         self.context.clear();
     }
 
+    /// What a receive into `room` bytes came to; None: nothing there, the kernel will report again.
+    fn arrived(&self, outcome: io::Result<usize>, room: usize) -> Res<Option<usize>> {
+        match outcome {
+            Ok(count) => {
+                self.unread.set(count == room || self.reads_all.get());
+                Ok(Some(count))
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                self.unread.set(false);
+                self.reads_all.set(false);
+                Ok(None)
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(None),
+            Err(e) => Err(Raised::os(&e)),
+        }
+    }
+
     /// A message of `count` bytes came where there was room for `room`.
     fn adapt(&self, count: usize, room: usize) {
         let next = match count {
             0..=SMALL_BYTES => 0,
             full if full == room => full * 2,
-            _ => count.next_power_of_two(),
+            // More than it needs: a receive that fills its room has to be made once more.
+            _ => (count + 1).next_power_of_two(),
         };
         self.room_bytes.set(next.min(LARGEST_BYTES));
     }
@@ -69,8 +98,11 @@ impl SocketTransport {
         let room = self.inbound.room_bytes.get();
         if room == 0 {
             // Given back before an error becomes an exception: the collector may run there, and user code with it.
-            let received = socket::recv_into(fd, &mut driver.receive_buffer.borrow_mut());
-            let Some(count) = arrived(received)? else {
+            let (received, size) = {
+                let mut buffer = driver.receive_buffer.borrow_mut();
+                (socket::recv_into(fd, &mut buffer), buffer.len())
+            };
+            let Some(count) = self.inbound.arrived(received, size)? else {
                 return Ok(None);
             };
             let buffer = driver.receive_buffer.borrow();
@@ -78,7 +110,7 @@ impl SocketTransport {
             return bytes_from(&buffer[..count]).map(Some);
         }
         let mut writer = BytesWriter::with_capacity(room)?;
-        let Some(count) = arrived(socket::recv(fd, writer.room()))? else {
+        let Some(count) = self.inbound.arrived(socket::recv(fd, writer.room()), room)? else {
             return Ok(None);
         };
         self.inbound.adapt(count, room);
@@ -94,7 +126,11 @@ impl Inst<SocketTransport> {
         }
         let event_loop = self.event_loop()?;
         if let Some(driver) = Driver::of(&event_loop) {
-            driver.watch(self.fd.get(), Direction::Read, self.obj())?;
+            if self.inbound.reports_once.get() {
+                driver.watch_edge(self.fd.get(), self.obj())?;
+            } else {
+                driver.watch(self.fd.get(), Direction::Read, self.obj())?;
+            }
             self.inbound.watched.set(true);
         }
         self.inbound.context.put(context);
@@ -136,19 +172,34 @@ impl Inst<SocketTransport> {
 
     /// The descriptor is readable. The entry may be stale: paused or closed by another entry of the same turn.
     #[inline]
-    pub(super) fn on_readable(&self) -> Res<()> {
+    pub(super) fn on_readable(&self, reads_all: bool) -> Res<()> {
         if !self.inbound.is_watched() || self.conn_lost.get() != 0 {
             return Ok(());
         }
         let Some(context) = self.inbound.context.get() else {
             return Ok(());
         };
-        Context::run(
-            &context,
-            || {
-                if self.protocol.is_buffered() { self.read_into_protocol() } else { self.read_bytes() }
-            },
-        )
+        if reads_all {
+            self.inbound.reads_all.set(true);
+        }
+        // Until a receive says otherwise: user code may raise before it is made.
+        self.inbound.unread.set(true);
+        let outcome = Context::run(&context, || {
+            if self.protocol.is_buffered() { self.read_into_protocol() } else { self.read_bytes() }
+        });
+        if self.inbound.unread.get() && self.inbound.reports_once.get() && self.inbound.is_watched() {
+            self.read_again();
+        }
+        outcome
+    }
+
+    /// Ask to be reported again. Runs no Python: an error may be set.
+    #[cold]
+    fn read_again(&self) {
+        let event_loop = self.event_loop.get();
+        if let Some(driver) = event_loop.as_deref().and_then(Driver::of) {
+            driver.report_again(self.fd.get(), self.obj());
+        }
     }
 
     fn read_bytes(&self) -> Res<()> {
@@ -179,7 +230,10 @@ impl Inst<SocketTransport> {
         };
         // The view goes back before `buffer_updated`, where the protocol may resize its buffer.
         let received = match WriteBuffer::new(&buffer) {
-            Ok(mut view) => arrived(socket::recv(self.descriptor(), view.room())),
+            Ok(mut view) => {
+                let size = view.len();
+                self.inbound.arrived(socket::recv(self.descriptor(), view.room()), size)
+            }
             Err(raised) => Err(not_writable(raised, &buffer)),
         };
         drop(buffer);

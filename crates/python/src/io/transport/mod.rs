@@ -6,6 +6,7 @@
 //! |--------------|-----------------------------------------------------------------|
 //! | [`inbound`]  | readable: receive, call the protocol                            |
 //! | [`outbound`] | write: send now, queue the rest, send it when writable          |
+//! | [`gather`]   | hold what one callback writes, to send it at its end            |
 //! | [`flow`]     | when the protocol is told to pause writing                      |
 //! | [`close`]    | the ways to end, and `connection_lost` exactly once             |
 //! | [`face`]     | the Python class                                                |
@@ -14,28 +15,33 @@
 //! * The Python socket object owns the descriptor; the transport closes the object, once, after the watches are gone.
 //! * The reader is watched only from START on, while not paused and not closing; the writer exactly while bytes are queued.
 //!   So a reset peer is watched for nothing when reading is paused, and cannot make the loop spin.
+//! * What the loop holds for a transport is in no queue and not counted. Whatever could tell that it is not sent yet flushes
+//!   it first (`flush_held`); nothing is held while bytes are queued, so it always comes before them.
 //! * Any call of a protocol method may close, pause or abort: every step looks at the state again after it.
 //! * `conn_lost` counts: 0 while connected; then each write in vain adds one (asyncio warns from the fifth).
 
 mod close;
 mod face;
 mod flow;
+mod gather;
 mod inbound;
 mod outbound;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
 
-use aioxide_core::buffer::{Outbound, Watermarks};
+use aioxide_core::buffer::{Gathering, Outbound, Watermarks};
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
 pub use face::build;
 use inbound::Inbound;
 use outbound::Piece;
+pub(super) use outbound::sent;
 
 use super::address;
 use super::driver::Driver;
+use super::poll::READ_ALL;
 use super::protocol::Protocol;
 use crate::ffi::{
     Class, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, index_value, none, socket_fd,
@@ -46,7 +52,7 @@ use crate::objects::names::imports;
 use crate::objects::scheduler::{Entry, Scheduler};
 use crate::{kwnames, name};
 
-/// Continuations of a transport in the ready queue.
+/// Continuations of a transport in the ready queue, beside `poll::READ_ALL`.
 const READ: u32 = Direction::Read as u32;
 const WRITE: u32 = Direction::Write as u32;
 const START: u32 = 2;
@@ -71,7 +77,8 @@ pub struct SocketTransport {
     inbound: Inbound,
     queue: RefCell<Outbound<Piece>>,
     limits: RefCell<Watermarks>,
-    /// The context in which the writer was added.
+    gathering: RefCell<Gathering>,
+    /// The context in which the writer was added, or what is held was written.
     write_context: Slot,
     writing: Cell<bool>,
 }
@@ -139,6 +146,7 @@ pub fn make(
         inbound: Inbound::default(),
         queue: RefCell::new(Outbound::new()),
         limits: RefCell::new(Watermarks::new()),
+        gathering: RefCell::new(Gathering::new()),
         write_context: Slot::empty(),
         writing: Cell::new(false),
     })?;
@@ -227,7 +235,8 @@ impl Inst<SocketTransport> {
     #[inline]
     pub fn run(&self, what: u32) -> Res<()> {
         let (outcome, callback) = match what {
-            READ => (self.on_readable(), "_read_ready()"),
+            READ => (self.on_readable(false), "_read_ready()"),
+            READ_ALL => (self.on_readable(true), "_read_ready()"),
             WRITE => (self.on_writable(), "_write_ready()"),
             START => (self.on_start(), "_add_reader()"),
             _ => return Ok(()),
@@ -247,6 +256,7 @@ impl Inst<SocketTransport> {
             self.server.put(server.to_ref());
         }
         driver.transports.insert(self.fd.get(), self.obj())?;
+        self.inbound.reports_once.set(socket::is_tcp(self.fd.get()).unwrap_or(false));
         if let Some(sock) = self.sock.get() {
             set_nodelay(&sock, self.fd.get())?;
         }

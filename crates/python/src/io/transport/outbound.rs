@@ -17,6 +17,7 @@ use crate::ffi::{
     string,
 };
 use crate::io::driver::Driver;
+use crate::io::finally;
 use crate::name;
 use crate::objects::names::imports;
 
@@ -26,10 +27,10 @@ const WARN_FROM_WRITE: usize = 5;
 /// Chunks that one send gathers without an allocation.
 const FEW_SLICES: usize = 64;
 
-const SEND_FAILED: &str = "Fatal write error on socket transport";
+pub(super) const SEND_FAILED: &str = "Fatal write error on socket transport";
 
 /// A `bytes` on its way out.
-pub(super) struct Piece(Ref);
+pub(super) struct Piece(pub(super) Ref);
 
 impl Chunk for Piece {
     fn as_bytes(&self) -> &[u8] {
@@ -38,7 +39,8 @@ impl Chunk for Piece {
 }
 
 /// How many bytes went; none if the kernel has no room.
-fn sent(outcome: io::Result<usize>) -> io::Result<usize> {
+#[inline]
+pub(in crate::io) fn sent(outcome: io::Result<usize>) -> io::Result<usize> {
     match outcome {
         Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
         other => other,
@@ -86,7 +88,7 @@ impl SocketTransport {
 
 impl Inst<SocketTransport> {
     /// Same as `_add_writer`: what happens when there is room again runs in the writer's context.
-    fn start_writing(&self) -> Res<()> {
+    pub(super) fn start_writing(&self) -> Res<()> {
         let event_loop = self.event_loop()?;
         if let Some(driver) = Driver::of(&event_loop) {
             driver.watch(self.fd.get(), Direction::Write, self.obj())?;
@@ -119,6 +121,12 @@ impl Inst<SocketTransport> {
         if self.eof_written.get() {
             return Err(Raised::runtime("Cannot call write() after write_eof()"));
         }
+        let event_loop = self.event_loop.get();
+        let held = event_loop.as_deref().and_then(Driver::of).map(|driver| &driver.held);
+        // The order of bytes across connections is asyncio's.
+        if held.is_some_and(|held| held.is_anothers(self.obj())) {
+            self.flush_held()?;
+        }
         let kept = bytes_of(data);
         let view = match kept {
             Some(_) => None,
@@ -134,10 +142,17 @@ impl Inst<SocketTransport> {
         }
         let mut done = 0;
         if self.queue.borrow().is_empty() {
-            done = match sent(socket::send(self.descriptor(), bytes)) {
+            if held.is_some_and(|held| self.holds_back(held, bytes)) {
+                return Ok(());
+            }
+            let outcome = match held {
+                Some(held) if !held.is_empty() => self.send_after_held(held, bytes),
+                _ => sent(socket::send(self.descriptor(), bytes)).map_err(|e| Raised::os(&e)),
+            };
+            done = match outcome {
                 Ok(done) if done == bytes.len() => return Ok(()),
                 Ok(done) => done,
-                Err(e) => return self.fatal_error(Raised::os(&e), SEND_FAILED),
+                Err(raised) => return self.fatal_error(raised, SEND_FAILED),
             };
             self.start_writing()?;
         }
@@ -158,11 +173,12 @@ impl Inst<SocketTransport> {
     pub(super) fn write_lines(&self, lines: &Obj) -> Res<()> {
         if !cfg!(Py_3_12) {
             let all = bytes_from(b"")?.call_method(name!("join"), [lines])?;
-            return self.write(&all);
+            return finally(self.write(&all), || self.flush_held());
         }
         if self.eof_written.get() {
             return Err(Raised::runtime("Cannot call writelines() after write_eof()"));
         }
+        self.flush_held()?;
         if !lines.is_true()? || self.is_lost()? {
             return Ok(());
         }
@@ -197,6 +213,7 @@ impl Inst<SocketTransport> {
 
     /// Same as `write_eof`: the sending half is shut down when everything queued is sent.
     pub(super) fn write_eof(&self) -> Res<()> {
+        self.flush_held()?;
         if self.closing.get() || self.eof_written.replace(true) || self.unsent_bytes() != 0 {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use crate::{kwnames, name};
 pub fn run_in_executor(this: &Inst<EventLoop>, args: Args) -> Res {
     let ([executor, function], args, _) = args.leading("run_in_executor", ["executor", "func"], false)?;
     this.scheduler.check_closed()?;
+    this.driver.held.flush()?;
     check_callback(this, function, "run_in_executor")?;
     let default;
     let executor = if executor.is_none() {

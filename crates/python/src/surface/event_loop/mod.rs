@@ -154,6 +154,8 @@ pub fn build() -> Res<Ref> {
     .method(c"_start_serving", keywords!(EventLoop, serve::start_serving), c"Accept connections of a listening socket.")
     .method(c"_stop_serving", onearg!(EventLoop, serve::stop_serving), c"Stop accepting, and close the listening socket.")
     .method(c"_transports_of", onearg!(EventLoop, serve::transports_of), c"The open transports that a server has accepted.")
+    .method(c"set_write_gathering", keywords!(EventLoop, serve::set_write_gathering), c"set_write_gathering($self, enabled)\n--\n\nWhether a transport may hold what one callback writes, to send it at the callback's end. On unless AIOXIDE_GATHER=0.")
+    .method(c"_flush_held", noargs!(EventLoop, serve::flush_held), c"Send what a transport holds.")
     // sock
     .method(c"sock_recv", keywords!(EventLoop, sock::recv), c"sock_recv($self, sock, n)\n--\n\nReceive up to n bytes. Same as asyncio.loop.sock_recv.")
     .method(c"sock_recv_into", keywords!(EventLoop, sock::recv_into), c"sock_recv_into($self, sock, buf)\n--\n\nReceive into a writable buffer; the count of bytes.")

@@ -108,7 +108,7 @@ fn time(this: &Inst<EventLoop>) -> Res<f64> {
 #[inline]
 fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
     let scheduler = &this.scheduler;
-    match entry {
+    let outcome = match entry {
         Entry::Step(task) => match task_of(&task) {
             Some(t) => task::step(scheduler, this.obj(), t, None),
             None => Ok(()),
@@ -138,8 +138,8 @@ fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
             registry::withdraw(scheduler, this.obj());
             io::run(&work, what)
         }
-    }
-    .or_else(|raised| stray(this, raised))
+    };
+    this.driver.held.end_of_callback(outcome).or_else(|raised| stray(this, raised))
 }
 
 /// An error that should not come out of an entry: a task step failed outside its coroutine (a context entered already, for
@@ -253,8 +253,13 @@ impl<'a> Running<'a> {
         registry::withdraw(&self.this.scheduler, self.this.obj());
         self.this.stopping.set(false);
         self.this.scheduler.set_owner(0);
-        for step in [Running::leave_thread, Running::restore_wakeup_fd, Running::stop_tracking, Running::restore_hooks]
-        {
+        for step in [
+            Running::flush,
+            Running::leave_thread,
+            Running::restore_wakeup_fd,
+            Running::stop_tracking,
+            Running::restore_hooks,
+        ] {
             if let Err(raised) = step(&self) {
                 let exits = raised.is_exit();
                 let second = raised.take();
@@ -269,6 +274,11 @@ impl<'a> Running<'a> {
             }
         }
         first.map_or(Ok(()), |e| Err(Raised::raise(e)))
+    }
+
+    /// What was written between two callbacks, or by that last task. Nothing is held once the loop has no owner.
+    fn flush(&self) -> Res<()> {
+        self.this.driver.held.end_of_callback(Ok(()))
     }
 
     fn leave_thread(&self) -> Res<()> {

@@ -3,7 +3,7 @@
 use aioxide_core::sys::clock;
 
 use super::EventLoop;
-use crate::ffi::{Args, Inst, Obj, Raised, Res, float, float_value, list, none, string};
+use crate::ffi::{Args, Inst, Obj, Raised, Res, float, float_value, list, none, string, thread_ident};
 use crate::name;
 use crate::objects::future::callbacks::WAKEUP;
 use crate::objects::future::face::is_own_set_result;
@@ -34,6 +34,9 @@ pub fn call_soon(this: &Inst<EventLoop>, args: Args) -> Res {
 pub fn call_soon_threadsafe(this: &Inst<EventLoop>, args: Args) -> Res {
     let ([callback], args, context) = args.leading("call_soon_threadsafe", ["callback"], true)?;
     this.scheduler.check_closed()?;
+    if this.scheduler.owner() == thread_ident() {
+        this.driver.held.flush()?;
+    }
     let handle = Handle::new(callback, args, this.obj(), context)?;
     handle.guard_by_lock()?;
     if this.scheduler.debug.get() {

@@ -21,6 +21,20 @@ pub fn make_socket_transport(this: &Inst<EventLoop>, args: Args) -> Res {
     .map(crate::ffi::Owned::into_ref)
 }
 
+pub fn set_write_gathering(this: &Inst<EventLoop>, args: Args) -> Res {
+    let [enabled] = args.exactly("set_write_gathering", ["enabled"])?;
+    let enabled = enabled.is_true()?;
+    this.driver.held.flush()?;
+    this.driver.held.set_enabled(enabled);
+    Ok(none().to_ref())
+}
+
+/// For what has an effect outside of the process and is written in Python.
+pub fn flush_held(this: &Inst<EventLoop>) -> Res {
+    this.driver.held.flush()?;
+    Ok(none().to_ref())
+}
+
 pub fn start_serving(this: &Inst<EventLoop>, args: Args) -> Res {
     this.scheduler.check_closed()?;
     let [factory, sock, sslcontext, server, backlog, _handshake, _shutdown, context] = args.bind(
@@ -60,6 +74,7 @@ pub fn transports_of(this: &Inst<EventLoop>, server: &Obj) -> Res {
 }
 
 pub fn stop_serving(this: &Inst<EventLoop>, sock: &Obj) -> Res {
+    this.driver.held.flush()?;
     listener::stop_serving(this.obj(), sock)?;
     Ok(none().to_ref())
 }

@@ -9,6 +9,7 @@ use crate::objects::handle::{self, Handle};
 
 fn add(this: &Inst<EventLoop>, method: &str, direction: Direction, args: Args, any: bool) -> Res<Ref> {
     this.scheduler.check_closed()?;
+    this.driver.held.flush()?;
     let ([file, callback], args, _) = args.leading(method, ["fd", "callback"], false)?;
     let fd = if any { descriptor(file)? } else { this.driver.descriptor_without_transport(file)? };
     let handle = Handle::new(callback, args, this.obj(), None)?;

@@ -1,0 +1,129 @@
+//! Write gathering: what a callback writes is held by the loop, and sent at the callback's end in one piece.
+//!
+//! CPython counterpart: none. `core::buffer::Gathering` decides whether a transport has earned it; here is what forbids it
+//! all the same, and what happens when the held bytes go.
+//!
+//! Held bytes are not "buffered" for flow control: a write that would take them above the high limit sends everything
+//! first and compares the remainder, so `pause_writing` comes inside the same `write()` as in asyncio.
+
+use aioxide_core::buffer::Advice;
+use aioxide_core::sys::clock;
+
+use super::SocketTransport;
+use super::outbound::{Piece, SEND_FAILED};
+use crate::ffi::{Context, Inst, Raised, Res, bytes_from, thread_ident};
+use crate::io::driver::Driver;
+use crate::io::held::{Held, Sent};
+use crate::objects::scheduler::Scheduler;
+
+/// A write of this size is not copied to save a system call, but goes out at once, with what is held.
+const LARGE_BYTES: usize = 16 * 1024;
+
+/// No more than this is held, whatever the high limit.
+const MOST_BYTES: usize = 64 * 1024;
+
+impl Inst<SocketTransport> {
+    /// Send what the loop holds, for this transport or another: what follows can be seen from outside.
+    ///
+    /// # Errors
+    /// Only SystemExit and KeyboardInterrupt.
+    pub(super) fn flush_held(&self) -> Res<()> {
+        let event_loop = self.event_loop.get();
+        event_loop.as_deref().and_then(Driver::of).map_or(Ok(()), |driver| driver.held.flush())
+    }
+
+    /// A write while nothing is queued: is it held? If not, it is to be sent, after what is held.
+    #[inline]
+    pub(super) fn holds_back(&self, held: &Held, bytes: &[u8]) -> bool {
+        let advice = self.gathering.borrow_mut().on_write(held.callback(), clock::monotonic_s);
+        advice != Advice::Send && self.follow(advice, held, bytes)
+    }
+
+    #[inline(never)]
+    fn follow(&self, advice: Advice, held: &Held, bytes: &[u8]) -> bool {
+        if !self.may_hold(held) {
+            self.gathering.borrow_mut().on_sent();
+            return false;
+        }
+        if advice == Advice::SendAndWatch {
+            held.watch(self.obj());
+            return false;
+        }
+        let is_held = self.hold(held, bytes);
+        if !is_held {
+            self.gathering.borrow_mut().on_sent();
+        }
+        is_held
+    }
+
+    /// Only inside of a callback, on the loop's own thread; and who debugs sees the order of asyncio.
+    fn may_hold(&self, held: &Held) -> bool {
+        let event_loop = self.event_loop.get();
+        let is_ours = |s: &Scheduler| s.owner() == thread_ident() && !s.debug.get();
+        held.is_enabled() && !self.closing.get() && event_loop.as_deref().and_then(Scheduler::of).is_some_and(is_ours)
+    }
+
+    fn hold(&self, held: &Held, bytes: &[u8]) -> bool {
+        let count = held.len() + bytes.len();
+        let is_above = i64::try_from(count).is_ok_and(|count| count > self.limits.borrow().high());
+        if bytes.len() >= LARGE_BYTES || count > MOST_BYTES || is_above || held.is_anothers(self.obj()) {
+            return false;
+        }
+        if !held.is_empty() {
+            held.append(self.obj(), bytes);
+            return true;
+        }
+        // If there is no room at the end, the writer is added as if it were now.
+        match Context::copy_current() {
+            Ok(context) => {
+                held.append(self.obj(), bytes);
+                self.write_context.put(context);
+                true
+            }
+            Err(raised) => {
+                raised.forget();
+                false
+            }
+        }
+    }
+
+    /// Send what is held and `bytes`; how many of these went. What is left over of the held ones is queued.
+    #[inline(never)]
+    pub(super) fn send_after_held(&self, held: &Held, bytes: &[u8]) -> Res<usize> {
+        let sent = held.send(self.descriptor(), bytes).map_err(|e| Raised::os(&e))?;
+        self.queue_rest(&sent)?;
+        Ok(sent.others)
+    }
+
+    fn queue_rest(&self, sent: &Sent) -> Res<()> {
+        if !sent.rest.is_empty() {
+            let piece = Piece(bytes_from(&sent.rest)?);
+            self.queue.borrow_mut().push(piece);
+        }
+        Ok(())
+    }
+
+    /// The callback that has written has ended, or something comes that must find it sent.
+    pub fn on_callback_end(&self, held: &Held) -> Res<()> {
+        self.gathering.borrow_mut().on_end(clock::monotonic_s());
+        if held.is_empty() {
+            return Ok(());
+        }
+        let outcome = held.send(self.descriptor(), &[]);
+        if outcome.as_ref().is_ok_and(|sent| sent.rest.is_empty()) {
+            self.write_context.clear();
+            return Ok(());
+        }
+        let settle = || {
+            let queued = outcome.map_err(|e| Raised::os(&e)).and_then(|sent| self.queue_rest(&sent));
+            match queued.and_then(|()| self.start_writing()) {
+                Ok(()) => self.maybe_pause_protocol(),
+                Err(raised) => self.fatal_error(raised, SEND_FAILED),
+            }
+        };
+        match self.write_context.get() {
+            Some(context) => Context::run(&context, settle),
+            None => settle(),
+        }
+    }
+}
