@@ -3,7 +3,7 @@
 //! CPython counterpart: `makesockaddr` of `socketmodule.c`. Only what `accept` brings on the hot families; for every other
 //! one the socket object itself is asked.
 
-use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
 use aioxide_core::net::{Address, ip_literal};
 
@@ -14,19 +14,44 @@ use crate::objects::names::imports;
 const AF_INET: i64 = 2;
 const AF_INET6: i64 = 10;
 
-/// `(host, port)` or `(host, port, flowinfo, scope_id)`; None where the socket object has to say it.
-pub fn to_python(address: &Address) -> Res<Option<Ref>> {
-    let made = match address {
-        Address::V4(v4) => tuple([&*string(&v4.ip().to_string())?, &*int(v4.port().into())?])?,
-        Address::V6(v6) => tuple([
-            &*string(&v6.ip().to_string())?,
-            &*int(v6.port().into())?,
-            &*int(v6.flowinfo().into())?,
-            &*int(v6.scope_id().into())?,
-        ])?,
-        Address::UnixPath(_) | Address::UnixAbstract(_) | Address::UnixUnnamed => return Ok(None),
-    };
-    Ok(Some(made))
+/// One end of an IP connection, in two words.
+pub enum Endpoint {
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+}
+
+impl Endpoint {
+    /// None for other families.
+    pub fn of(address: Address) -> Option<Endpoint> {
+        match address {
+            Address::V4(v4) => Some(Endpoint::V4(v4)),
+            Address::V6(v6) => Some(Endpoint::V6(Box::new(v6))),
+            Address::UnixPath(_) | Address::UnixAbstract(_) | Address::UnixUnnamed => None,
+        }
+    }
+
+    /// `(host, port)` or `(host, port, flowinfo, scope_id)`
+    pub fn to_python(&self) -> Res {
+        match self {
+            Endpoint::V4(v4) => tuple([&*string(&v4.ip().to_string())?, &*int(v4.port().into())?]),
+            Endpoint::V6(v6) => tuple([
+                &*string(&v6_text(*v6.ip()))?,
+                &*int(v6.port().into())?,
+                &*int(v6.flowinfo().into())?,
+                &*int(v6.scope_id().into())?,
+            ]),
+        }
+    }
+}
+
+/// As inet_ntop(3) writes it: with a dotted end also where the upper 96 bits are zero.
+fn v6_text(ip: Ipv6Addr) -> String {
+    match ip.segments() {
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => {
+            format!("::{}", Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
+        }
+        _ => ip.to_string(),
+    }
 }
 
 /// AF_INET and AF_INET6: hosts that may have to be resolved.
@@ -138,10 +163,7 @@ pub fn ask(sock: &Obj, method: &Obj) -> Res {
     }
 }
 
-/// The address of a peer that was accepted.
-pub fn of_peer(sock: &Obj, address: Option<&Address>) -> Res {
-    match address.map(to_python).transpose()?.flatten() {
-        Some(known) => Ok(known),
-        None => ask(sock, name!("getpeername")),
-    }
+/// The address of a peer that was accepted; where it is of no family known here, the socket object says it.
+pub fn of_peer(sock: &Obj, peer: Option<&Endpoint>) -> Res {
+    peer.map_or_else(|| ask(sock, name!("getpeername")), Endpoint::to_python)
 }

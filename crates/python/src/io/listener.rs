@@ -15,11 +15,13 @@ use aioxide_core::net::Address;
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
+use super::address::Endpoint;
 use super::driver::Driver;
+use super::transport::Known;
 use super::{address, socket_object, transport};
 use crate::ffi::trampoline::Definition;
 use crate::ffi::{
-    Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, index_value, none,
+    Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, index_value, none,
     socket_fd, string,
 };
 use crate::objects::names::imports;
@@ -168,18 +170,16 @@ impl Inst<Listener> {
     fn connect(&self, event_loop: &Obj, accepted: OwnedFd, peer: Option<Address>) -> Res<()> {
         let is_debug = Scheduler::of(event_loop).is_some_and(|s| s.debug.get());
         let sock = socket_object::adopt(accepted, self.kind)?;
-        let peer = address::of_peer(&sock, peer.as_ref())?;
+        let peer = peer.and_then(Endpoint::of);
         if is_debug {
             let format = string("%r got a new connection from %r: %r")?;
-            let server = self.server.get_or_none();
+            let (server, peer) = (self.server.get_or_none(), address::of_peer(&sock, peer.as_ref())?);
             imports().logger.call_method(name!("debug"), [&*format, &*server, &*peer, &*sock])?;
         }
         let mut protocol = None;
         let given = self.connection_context.get();
         let context = given.as_deref().map_or_else(Context::copy_current, Context::copy)?;
         let made = Context::run(&context, || {
-            let extra = dict()?;
-            extra.set_item(name!("peername"), &peer)?;
             protocol = Some(self.protocol_factory.get_or_none().call0()?);
             let protocol = protocol.as_deref().unwrap_or(none());
             transport::make(
@@ -187,7 +187,7 @@ impl Inst<Listener> {
                 &sock,
                 protocol,
                 None,
-                Some(&extra),
+                peer.map_or(Known::Dict(None), Known::Peer),
                 self.server.get().as_deref(),
                 given.as_ref().map(|_| &*context),
             )

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
+use super::address::Endpoint;
 use super::driver::{Driver, descriptor};
 use super::receive::{arrived, not_writable};
 use super::{address, socket_object};
@@ -152,7 +153,7 @@ fn accept_plain(sock: &Obj, fd: RawFd) -> Res<Option<Ref>> {
         Err(error) => return arrived(Err(error)).map(|_nothing| None),
     };
     let connection = socket_object::adopt(accepted, socket_object::kind(sock)?)?;
-    let peer = address::of_peer(&connection, peer.as_ref())?;
+    let peer = address::of_peer(&connection, peer.and_then(Endpoint::of).as_ref())?;
     tuple([&*connection, &*peer]).map(Some)
 }
 

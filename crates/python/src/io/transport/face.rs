@@ -114,10 +114,7 @@ fn get_protocol(this: &This) -> Res {
 fn get_extra_info(this: &This, args: Args) -> Res {
     let [key, default] = args.bind("get_extra_info", ["name", "default"], 2, 1)?;
     let default = default.unwrap_or(none());
-    match this.extra.get() {
-        Some(extra) => extra.call_method(name!("get"), [key.unwrap_or(none()), default]),
-        None => Ok(default.to_ref()),
-    }
+    this.extra.get(key.unwrap_or(none()), default)
 }
 
 /// Same as `_SelectorTransport.__repr__`.
@@ -154,7 +151,7 @@ fn server(this: &This) -> Res {
 }
 
 fn extra(this: &This) -> Res {
-    Ok(this.extra.get_or_none())
+    this.extra.dict()
 }
 
 fn conn_lost(this: &This) -> Res {

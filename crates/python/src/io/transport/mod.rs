@@ -21,6 +21,7 @@
 //! * `conn_lost` counts: 0 while connected; then each write in vain adds one (asyncio warns from the fifth).
 
 mod close;
+mod extra;
 mod face;
 mod flow;
 mod gather;
@@ -34,21 +35,21 @@ use aioxide_core::buffer::{Gathering, Outbound, Watermarks};
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
+use extra::Extra;
 pub use face::build;
 use inbound::Inbound;
 use outbound::Piece;
 pub(super) use outbound::sent;
 
-use super::address;
+use super::address::Endpoint;
 use super::driver::Driver;
 use super::poll::READ_ALL;
 use super::protocol::Protocol;
 use crate::ffi::{
-    Class, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, dict, index_value, none, socket_fd,
+    Class, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, index_value, none, socket_fd,
 };
 use crate::objects::future::{Fut, State};
 use crate::objects::handle::{self, Handle};
-use crate::objects::names::imports;
 use crate::objects::scheduler::{Entry, Scheduler};
 use crate::{kwnames, name};
 
@@ -64,8 +65,7 @@ pub struct SocketTransport {
     sock: Slot,
     fd: Cell<RawFd>,
     server: Slot,
-    /// The dict behind `get_extra_info`.
-    extra: Slot,
+    extra: Extra,
     /// What all its callbacks run in (3.15+); none: in a copy of the context in which each is asked for.
     context: Slot,
     protocol: Protocol,
@@ -108,6 +108,14 @@ pub fn class() -> Ref {
     CLASS.type_object().to_ref()
 }
 
+/// What the maker of a transport knows of its socket.
+pub enum Known<'a> {
+    /// A dict for `get_extra_info`, or nothing.
+    Dict(Option<&'a Obj>),
+    /// The other end.
+    Peer(Endpoint),
+}
+
 /// Same as `_SelectorSocketTransport(loop, sock, protocol, waiter, extra, server, context)`: `connection_made` is called in the next
 /// turn, then reading starts, then `waiter` gets its result.
 ///
@@ -119,7 +127,7 @@ pub fn make(
     sock: &Obj,
     protocol: &Obj,
     waiter: Option<&Obj>,
-    extra: Option<&Obj>,
+    extra: Known<'_>,
     server: Option<&Obj>,
     context: Option<&Obj>,
 ) -> Res<Owned<SocketTransport>> {
@@ -129,14 +137,17 @@ pub fn make(
     if cfg!(Py_3_12) {
         driver.transports.ensure_none(sock)?;
     }
-    let extra = describe(sock, extra)?;
     let fd = index_value(&*sock.call_method(name!("fileno"), [])?)? as RawFd;
+    let extra = match extra {
+        Known::Dict(given) => Extra::of_socket(sock, fd, given)?,
+        Known::Peer(peer) => Extra::of_accepted(sock, fd, peer)?,
+    };
     let me = Owned::new(SocketTransport {
         event_loop: Slot::of(event_loop.to_ref()),
         sock: Slot::of(sock.to_ref()),
         fd: Cell::new(fd),
         server: Slot::empty(),
-        extra: Slot::of(extra),
+        extra,
         context: context.map_or_else(Slot::empty, |c| Slot::of(c.to_ref())),
         protocol: Protocol::default(),
         waiter: waiter.map_or_else(Slot::empty, |w| Slot::of(w.to_ref())),
@@ -160,20 +171,6 @@ pub fn make(
     }
 }
 
-/// Fill in what `get_extra_info` knows of every socket. The dict is the caller's own, as in asyncio.
-fn describe(sock: &Obj, extra: Option<&Obj>) -> Res {
-    let extra = match extra {
-        Some(given) => given.to_ref(),
-        None => dict()?,
-    };
-    extra.set_item(name!("socket"), &*imports().transport_socket_class.call1(sock)?)?;
-    extra.set_item(name!("sockname"), &*address::ask(sock, name!("getsockname"))?)?;
-    if !extra.call_method(name!("__contains__"), [name!("peername")])?.is_true()? {
-        extra.set_item(name!("peername"), &*address::ask(sock, name!("getpeername"))?)?;
-    }
-    Ok(extra)
-}
-
 /// Same as `base_events._set_nodelay`: only for a socket that says it is TCP.
 fn set_nodelay(sock: &Obj, fd: RawFd) -> Res<()> {
     let protocol = sock.getattr(name!("proto"))?;
@@ -184,8 +181,9 @@ fn set_nodelay(sock: &Obj, fd: RawFd) -> Res<()> {
 }
 
 impl SocketTransport {
-    fn slots(&self) -> [&Slot; 7] {
-        [&self.event_loop, &self.sock, &self.server, &self.extra, &self.context, &self.waiter, &self.write_context]
+    fn slots(&self) -> [&Slot; 8] {
+        let [dict, sock] = self.extra.slots();
+        [&self.event_loop, &self.sock, &self.server, dict, sock, &self.context, &self.waiter, &self.write_context]
     }
 
     /// The context of a callback that is asked for now.

@@ -14,7 +14,7 @@ pub fn make_socket_transport(this: &Inst<EventLoop>, args: Args) -> Res {
         sock.unwrap_or(none()),
         protocol.unwrap_or(none()),
         given(waiter).as_deref(),
-        given(extra).as_deref(),
+        transport::Known::Dict(given(extra).as_deref()),
         given(server).as_deref(),
         context.filter(|c| !c.is_none()),
     )
