@@ -21,6 +21,7 @@ from weakref import WeakSet
 from . import _native
 from ._connect import Connecting
 from ._executor import Executors
+from ._inner import Inner
 from ._not_yet import NotYet
 from ._reports import Reports
 from ._resolve import Resolving
@@ -44,6 +45,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Connecting,
     Serving,
     Reports,
+    Inner,
     NotYet,
     asyncio.AbstractEventLoop,
 ):

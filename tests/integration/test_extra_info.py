@@ -375,13 +375,6 @@ LOOP_NAMES = [
 
 #: asyncio has these, the loop has not yet. Whoever adds one takes it out.
 LOOP_MISSING = {
-    "_selector": "libraries read it",
-    "_transports": "libraries read it",
-    "_csock": "libraries read it",
-    "_ssock": "beside _csock",
-    "_internal_fds": "beside _csock",
-    "_clock_resolution": "test-suites that move the clock read and set it",
-    "_write_to_self": "wakes the loop",
     "_read_from_self": "beside _write_to_self",
     "_run_once": "programs that nest loops call it",
     "_process_events": "an inner method",
@@ -405,7 +398,6 @@ def test_a_private_name_of_loops_is_there(new_loop, is_ours, request, name):
 
 def test_values_of_private_names_through_the_life_of_a_loop():
     """The ones whose values programs read."""
-    import threading
 
     async def scenario():
         loop = asyncio.get_running_loop()

@@ -71,13 +71,13 @@ impl Transports {
         drop(old);
     }
 
-    /// The transports that a server has accepted and that are not closed.
-    pub fn of_server(&self, server: &Obj) -> Res<Vec<Ref>> {
+    /// The transports that are not closed; only those that a server has accepted, if one is given.
+    pub fn open(&self, server: Option<&Obj>) -> Res<Vec<Ref>> {
         let all: Vec<Ref> = self.0.borrow().values().cloned().collect();
         let mut found = Vec::new();
         for weak in all {
             let transport = weak.call0()?;
-            if transport.downcast::<SocketTransport>().is_some_and(|t| t.is_of_server(server)) {
+            if transport.downcast::<SocketTransport>().is_some_and(|t| t.is_open(server)) {
                 found.push(transport);
             }
         }

@@ -184,6 +184,32 @@ impl Driver {
         }
     }
 
+    /// Everything that is watched but for the wake-up pipe: descriptor, file object if one was given, reader and writer.
+    pub fn watched(&self) -> Vec<(RawFd, Option<Ref>, [Option<Ref>; 2])> {
+        let mut found: Vec<(RawFd, Option<Ref>, [Option<Ref>; 2])> = Vec::new();
+        let reactor = self.reactor.borrow();
+        for (fd, d, watcher) in reactor.iter().flat_map(Reactor::iter) {
+            let (who, file) = match watcher {
+                Watcher::Wake => continue,
+                Watcher::Callback(handle, file) => (handle.clone().into_ref(), file.clone()),
+                Watcher::Native(work) | Watcher::Future(work) => (work.clone(), None),
+            };
+            let place = usize::from(d == Direction::Write);
+            match found.last_mut().filter(|last| last.0 == fd) {
+                Some(last) => {
+                    last.2[place] = Some(who);
+                    last.1 = last.1.take().or(file);
+                }
+                None => {
+                    let mut both = [None, None];
+                    both[place] = Some(who);
+                    found.push((fd, file, both));
+                }
+            }
+        }
+        found
+    }
+
     /// The descriptor of a file object, for `add_reader` and its like.
     ///
     /// # Errors

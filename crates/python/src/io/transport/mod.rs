@@ -191,9 +191,9 @@ impl SocketTransport {
         self.context.get().map_or_else(Context::copy_current, Ok)
     }
 
-    /// Has this server accepted it, and is it not closed?
-    pub fn is_of_server(&self, server: &Obj) -> bool {
-        self.server.get().is_some_and(|s| s.is(server))
+    /// Is it not closed, and accepted by this server, if one is given?
+    pub fn is_open(&self, server: Option<&Obj>) -> bool {
+        self.sock.is_some() && server.is_none_or(|server| self.server.holds(server))
     }
 
     pub fn is_closing(&self) -> bool {

@@ -19,6 +19,7 @@ mod watch;
 use std::cell::{Cell, RefCell};
 
 use aioxide_core::kernel::PollRule;
+use aioxide_core::sys::clock;
 
 use crate::ffi::{Class, ClassBuilder, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit};
 use crate::io::driver::Driver;
@@ -32,6 +33,8 @@ pub struct EventLoop {
     rule: RefCell<PollRule>,
     /// `loop.time` was replaced (tests do this): ask it instead of the clock.
     time_overridden: Cell<bool>,
+    /// Timers due within so many seconds are run; programs that move the clock set it.
+    clock_resolution: Cell<f64>,
     /// `loop.sock_connect` was replaced: `create_connection` awaits that one.
     sock_connect_overridden: Cell<bool>,
     /// Nobody has overridden `create_future`: what a thread's call is for may be made without asking Python.
@@ -73,6 +76,7 @@ fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
             stopping: Cell::new(false),
             rule: RefCell::new(PollRule::default()),
             time_overridden: Cell::new(false),
+            clock_resolution: Cell::new(clock::resolution_s()),
             sock_connect_overridden: Cell::new(false),
             makes_futures: Cell::new(true),
             takes_from_threads: Cell::new(true),
@@ -132,6 +136,7 @@ pub fn build() -> Res<Ref> {
     .method(c"time", noargs!(EventLoop, schedule::time), c"time($self, /)\n--\n\nThe loop's clock in seconds: time.monotonic().")
     .getset(c"_ready", getter!(EventLoop, schedule::ready), None, c"A list of the handles that are ready (a copy).")
     .getset(c"_scheduled", getter!(EventLoop, schedule::scheduled), None, c"A list of the timers (a copy).")
+    .getset(c"_clock_resolution", getter!(EventLoop, run::clock_resolution), setter!(EventLoop, run::set_clock_resolution), c"Seconds within which a timer counts as due.")
     // create
     .method(c"create_future", noargs!(EventLoop, create::create_future), c"create_future($self, /)\n--\n\nA new Future of this loop.")
     .method(c"create_task", keywords!(EventLoop, create::create_task), c"create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\nSchedule a coroutine as a Task. Same as asyncio.loop.create_task.")
@@ -149,11 +154,13 @@ pub fn build() -> Res<Ref> {
     .method(c"_remove_reader", onearg!(EventLoop, watch::remove_reader_any), c"remove_reader that does not look for transports.")
     .method(c"_add_writer", keywords!(EventLoop, watch::add_writer_handle), c"add_writer that gives the handle and does not look for transports.")
     .method(c"_remove_writer", onearg!(EventLoop, watch::remove_writer_any), c"remove_writer that does not look for transports.")
+    .method(c"_watched", noargs!(EventLoop, watch::watched), c"(fd, file object or None, reader, writer) of all that is watched.")
+    .getset(c"_wake_pipe", getter!(EventLoop, watch::wake_pipe), None, c"The descriptors of the pipe that wakes the loop.")
     // serve
     .method(c"_make_socket_transport", keywords!(EventLoop, serve::make_socket_transport), c"A transport for a connected socket.")
     .method(c"_start_serving", keywords!(EventLoop, serve::start_serving), c"Accept connections of a listening socket.")
     .method(c"_stop_serving", onearg!(EventLoop, serve::stop_serving), c"Stop accepting, and close the listening socket.")
-    .method(c"_transports_of", onearg!(EventLoop, serve::transports_of), c"The open transports that a server has accepted.")
+    .method(c"_transports_of", onearg!(EventLoop, serve::transports_of), c"The open transports that a server has accepted; of all, if it is None.")
     .method(c"set_write_gathering", keywords!(EventLoop, serve::set_write_gathering), c"set_write_gathering($self, enabled)\n--\n\nWhether a transport may hold what one callback writes, to send it at the callback's end. On unless AIOXIDE_GATHER=0.")
     .method(c"_flush_held", noargs!(EventLoop, serve::flush_held), c"Send what a transport holds.")
     // sock

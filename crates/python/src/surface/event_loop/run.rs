@@ -9,7 +9,8 @@ use aioxide_core::sys::clock;
 
 use super::EventLoop;
 use crate::ffi::{
-    BoolExt, Context, Inst, Obj, Raised, Ref, Res, exc, float_value, import, int, none, str_of, string, thread_ident,
+    BoolExt, Context, Inst, Obj, Raised, Ref, Res, exc, float, float_value, import, int, none, str_of, string,
+    thread_ident,
 };
 use crate::objects::names::imports;
 use crate::objects::scheduler::Entry;
@@ -81,10 +82,11 @@ fn turn(this: &Inst<EventLoop>) -> Res<()> {
 
 fn collect_due(this: &Inst<EventLoop>, deadline: f64) -> Res<()> {
     // The coarse clock (5 ns) tells most turns that nothing can be due yet; it lags by a tick at most.
-    if !this.time_overridden.get() && deadline > clock::monotonic_coarse_s() + clock::COARSE_LAG_S {
+    let resolution = this.clock_resolution.get();
+    if !this.time_overridden.get() && deadline > clock::monotonic_coarse_s() + clock::COARSE_LAG_S + resolution {
         return Ok(());
     }
-    let end = time(this)? + clock::resolution_s();
+    let end = time(this)? + resolution;
     while let Some(timer) = this.scheduler.pop_due(end) {
         timer.mark_unscheduled();
         if timer.is_cancelled() {
@@ -191,7 +193,7 @@ fn warn_if_slow(this: &Inst<EventLoop>, label: Option<String>, took: f64) -> Res
     let label = label.unwrap_or_default();
     imports().logger.call_method(
         name!("warning"),
-        [&*string("Executing %s took %.3f seconds")?, &*string(&label)?, &*crate::ffi::float(took)?],
+        [&*string("Executing %s took %.3f seconds")?, &*string(&label)?, &*float(took)?],
     )?;
     Ok(())
 }
@@ -207,6 +209,15 @@ pub fn stopping(this: &Inst<EventLoop>) -> Res {
 
 pub fn set_stopping(this: &Inst<EventLoop>, value: Option<&Obj>) -> Res<()> {
     this.stopping.set(value.unwrap_or(none()).is_true()?);
+    Ok(())
+}
+
+pub fn clock_resolution(this: &Inst<EventLoop>) -> Res {
+    float(this.clock_resolution.get())
+}
+
+pub fn set_clock_resolution(this: &Inst<EventLoop>, value: Option<&Obj>) -> Res<()> {
+    this.clock_resolution.set(float_value(value.unwrap_or(none()))?);
     Ok(())
 }
 

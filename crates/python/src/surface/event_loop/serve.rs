@@ -67,7 +67,7 @@ pub fn start_serving(this: &Inst<EventLoop>, args: Args) -> Res {
 
 pub fn transports_of(this: &Inst<EventLoop>, server: &Obj) -> Res {
     let transports = list()?;
-    for transport in this.driver.transports.of_server(server)? {
+    for transport in this.driver.transports.open(Some(server).filter(|s| !s.is_none()))? {
         transports.list_append(&transport)?;
     }
     Ok(transports)

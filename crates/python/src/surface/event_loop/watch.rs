@@ -3,7 +3,7 @@
 use aioxide_core::reactor::Direction;
 
 use super::EventLoop;
-use crate::ffi::{Args, Inst, Obj, Ref, Res, none};
+use crate::ffi::{Args, Inst, Obj, Ref, Res, int, list, none, tuple};
 use crate::io::driver::descriptor;
 use crate::objects::handle::{self, Handle};
 
@@ -69,4 +69,18 @@ pub fn remove_reader_any(this: &Inst<EventLoop>, fd: &Obj) -> Res {
 
 pub fn remove_writer_any(this: &Inst<EventLoop>, fd: &Obj) -> Res {
     remove(this, Direction::Write, fd, true)
+}
+
+pub fn watched(this: &Inst<EventLoop>) -> Res {
+    let all = list()?;
+    for (fd, file, [reader, writer]) in this.driver.watched() {
+        let or_none = |o: &Option<Ref>| o.clone().unwrap_or_else(|| none().to_ref());
+        all.list_append(&*tuple([&*int(fd.into())?, &*or_none(&file), &*or_none(&reader), &*or_none(&writer)])?)?;
+    }
+    Ok(all)
+}
+
+pub fn wake_pipe(this: &Inst<EventLoop>) -> Res {
+    let pipe = this.scheduler.pipe();
+    tuple([&*int(pipe.reader_fd().into())?, &*int(pipe.writer_fd().into())?])
 }
