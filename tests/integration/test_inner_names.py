@@ -1,4 +1,4 @@
-"""Inner names of asyncio's selector loop, and what programs get when they look."""
+"""What is made only when somebody looks: the dict of a transport, inner names of asyncio's selector loop."""
 
 import asyncio
 import socket
@@ -57,3 +57,52 @@ def test_writing_to_the_loop_wakes_it(new_loop):
     finally:
         loop.close()
     assert loop._csock is None and loop._ssock is None
+
+
+def test_addresses_are_those_of_the_start_and_asked_for_at_any_time():
+    """Also when the connection is lost and the socket closed."""
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        seen = []
+
+        class Asks(asyncio.Protocol):
+            def __init__(self):
+                self.lost = loop.create_future()
+
+            def connection_made(self, transport):
+                self.transport = transport
+
+            def connection_lost(self, error):
+                self.lost.set_result(transport_knows(self.transport))
+
+        def transport_knows(transport):
+            sock = transport.get_extra_info("socket")
+            return [
+                transport.get_extra_info("peername")[0],
+                transport.get_extra_info("sockname")[0],
+                transport.get_extra_info("nothing"),
+                transport.get_extra_info("nothing", 5),
+                type(sock).__name__,
+                sock is transport.get_extra_info("socket"),
+                sorted(transport._extra),
+            ]
+
+        made = []
+        server = await loop.create_server(lambda: made.append(Asks()) or made[-1], "127.0.0.1", 0)
+        client = socket.create_connection(server.sockets[0].getsockname())
+        while not made:
+            await asyncio.sleep(0)
+        client.close()
+        seen.append(await made[0].lost)
+        transport = made[0].transport
+        await asyncio.sleep(0)
+        seen.append(transport_knows(transport))
+        seen.append(transport.get_extra_info("socket").fileno())
+        with pytest.raises(TypeError):
+            transport.get_extra_info([])
+        server.close()
+        await server.wait_closed()
+        return seen
+
+    same(scenario)
