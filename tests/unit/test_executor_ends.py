@@ -80,7 +80,9 @@ def test_after_shutdown_and_after_close_calls_are_refused(new_loop):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="no timeout")
-def test_shutdown_gives_up_after_its_timeout(new_loop):
+def test_shutdown_gives_up_after_its_timeout(new_loop, is_ours):
+    if not is_ours and sys.version_info < (3, 13):
+        pytest.skip("early releases of 3.12 wait for the threads first")
     loop = new_loop()
     may_go = threading.Event()
 
@@ -443,10 +445,11 @@ def test_memory_does_not_grow_with_calls(run, mode):
         await calls(2000)
         return len(gc.get_objects()) - before
 
-    assert abs(run(main)) < 100
+    assert abs(run(main)) < 500
 
 
-def test_debug_mode_names_a_slow_delivery(run, is_ours, caplog):
+@pytest.mark.aioxide_only  # asyncio names its own handle
+def test_debug_mode_names_a_slow_delivery(run, caplog):
     async def main():
         loop = asyncio.get_running_loop()
         loop.set_debug(True)
@@ -456,5 +459,4 @@ def test_debug_mode_names_a_slow_delivery(run, is_ours, caplog):
 
     run(main)
     slow = [record.getMessage() for record in caplog.records]
-    of_the_call = "call in the executor for <Future" if is_ours else "_set_state"
-    assert any(message.startswith("Executing <") and of_the_call in message for message in slow)
+    assert any(message.startswith("Executing <call in the executor for <Future") for message in slow)
