@@ -91,6 +91,30 @@ fn file_of(fd: RawFd) -> Option<std::path::PathBuf> {
 }
 
 #[test]
+fn a_waker_keeps_the_pipe_open_until_it_has_woken() {
+    let pipe = WakePipe::new().unwrap();
+    let (fd, file) = (pipe.writer_fd(), file_of(pipe.writer_fd()));
+    let waker = pipe.waker().unwrap();
+    pipe.close();
+    assert_eq!(file_of(fd), file);
+    waker.wake().unwrap();
+    assert_ne!(file_of(fd), file);
+    assert!(pipe.waker().is_none());
+}
+
+#[test]
+fn a_waker_that_never_comes_does_not_keep_a_pipe_from_being_renewed() {
+    let pipe = WakePipe::new().unwrap();
+    let fds = [pipe.reader_fd(), pipe.writer_fd()];
+    let (of_a_lost_thread, before) = (pipe.waker(), file_of(fds[0]));
+    pipe.renew().unwrap();
+    assert_eq!([pipe.reader_fd(), pipe.writer_fd()], fds);
+    assert_ne!(file_of(fds[0]), before);
+    assert_eq!(file_of(fds[0]), file_of(fds[1]));
+    drop(of_a_lost_thread);
+}
+
+#[test]
 fn a_renewed_pipe_is_another_one_under_the_same_numbers() {
     let pipe = WakePipe::new().unwrap();
     let fds = [pipe.reader_fd(), pipe.writer_fd()];

@@ -16,9 +16,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::thread;
 
 use aioxide_core::pool::{Take, WorkQueue as Shared};
 use aioxide_core::sys::clock;
+use aioxide_core::sys::pipe::Waker;
 
 use super::{fork, report_stray};
 use crate::ffi::{
@@ -79,17 +81,15 @@ impl Native for Call {
 }
 
 impl Call {
-    /// In a worker: call, and hand the outcome to the loop.
-    fn run(this: &Inst<Call>) {
-        let (Some(function), Some(arguments)) = (this.function.take(), this.arguments.take()) else {
-            return;
-        };
+    /// In a worker: call, and hand the outcome to the loop; what wakes it, if it sleeps.
+    fn run(this: &Inst<Call>) -> Option<Waker> {
+        let (function, arguments) = (this.function.take()?, this.arguments.take()?);
         let is_cancelled = match this.future.get() {
             Some(future) => Fut::of(&future).is_none_or(|f| f.core.state.get() == State::Cancelled),
             None => true,
         };
         if is_cancelled {
-            return;
+            return None;
         }
         match function.call_vector(&arguments) {
             Ok(result) => {
@@ -103,16 +103,14 @@ impl Call {
         }
         // What the arguments do when they die, they do before the awaiting side goes on.
         drop((function, arguments));
-        Call::hand_over(this);
+        Call::hand_over(this)
     }
 
     /// Send the outcome to the loop. A loop that was closed meanwhile wants to hear nothing.
-    fn hand_over(this: &Inst<Call>) {
-        let Some(event_loop) = this.event_loop() else { return };
-        let Some(scheduler) = Scheduler::of(&event_loop).filter(|s| !s.closed.get()) else { return };
-        if let Err(raised) = scheduler.submit_threadsafe(Entry::Native(this.obj().to_ref(), 0)) {
-            raised.unraisable(this.obj());
-        }
+    fn hand_over(this: &Inst<Call>) -> Option<Waker> {
+        let event_loop = this.event_loop()?;
+        let scheduler = Scheduler::of(&event_loop).filter(|s| !s.closed.get())?;
+        scheduler.send(Entry::Native(this.obj().to_ref(), 0))
     }
 
     fn event_loop(&self) -> Option<Ref> {
@@ -162,7 +160,7 @@ fn call_future(this: &Inst<Call>) -> Res {
 fn call_cancel(this: &Inst<Call>) -> Res {
     drop((this.function.take(), this.arguments.take()));
     this.outcome.set(Outcome::Cancelled);
-    Call::hand_over(this);
+    wake(Call::hand_over(this));
     Ok(true.into())
 }
 
@@ -208,7 +206,7 @@ impl WorkQueue {
         self.shared.borrow().clone()
     }
 
-    fn run(&self, item: Ref) {
+    fn run(&self, item: Ref) -> Option<Waker> {
         if let Some(call) = item.downcast::<Call>() {
             return Call::run(call);
         }
@@ -219,7 +217,13 @@ impl WorkQueue {
         if let Err(raised) = ran {
             raised.unraisable(&item);
         }
+        None
     }
+}
+
+/// Wake a loop that sleeps. An error can only mean that its pipe is gone, and then nobody sleeps.
+fn wake(sleeper: Option<Waker>) {
+    let _outcome = sleeper.map(Waker::wake);
 }
 
 /// The queue of an executor of ours whose `submit` nobody has replaced; None for any other executor.
@@ -275,25 +279,40 @@ fn work(this: &Inst<WorkQueue>) -> Res {
     let generation = fork::generation();
     shared.enter();
     let mut since = clock::monotonic_coarse_s();
+    let mut sleeper = None;
     loop {
         match shared.take() {
             Take::Item(CrossThread(item)) => {
-                this.run(item);
+                // There is another call: it may take long, and the loop should be waiting for the interpreter by then.
+                wake(sleeper.take());
+                sleeper = this.run(item);
                 if fork::generation() != generation {
+                    wake(sleeper);
                     // The call has forked and come back in the child: there this is no worker any more.
                     return Ok(none().to_ref());
                 }
                 let now = clock::monotonic_coarse_s();
                 if now - since > TURN_S {
-                    detached(|| ());
+                    let sleeper = sleeper.take();
+                    detached(|| wake(sleeper));
                     since = now;
                 }
             }
             Take::Nothing => {
-                detached(|| shared.wait());
+                let sleeper = sleeper.take();
+                detached(|| {
+                    wake(sleeper);
+                    shared.wait();
+                    // Who has pushed holds the interpreter for a moment yet, often on this very processor. To ask for it
+                    // now costs both sides several futex calls and two more switches of threads.
+                    thread::yield_now();
+                });
                 since = clock::monotonic_coarse_s();
             }
-            Take::End => return Ok(none().to_ref()),
+            Take::End => {
+                wake(sleeper);
+                return Ok(none().to_ref());
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use aioxide_core::kernel::Inbox;
 use aioxide_core::ready::Ready as ReadyQueue;
-use aioxide_core::sys::pipe::WakePipe;
+use aioxide_core::sys::pipe::{WakePipe, Waker};
 use aioxide_core::time::TimerHeap;
 
 use super::handle::Handle;
@@ -249,6 +249,12 @@ impl Scheduler {
             self.pipe.wake().map_err(|e| Raised::os(&e))?;
         }
         Ok(())
+    }
+
+    /// Queue an entry from a worker thread. If the loop sleeps, the caller wakes it, once it has let go of the interpreter:
+    /// the loop wants that as soon as it is awake.
+    pub fn send(&self, entry: Entry) -> Option<Waker> {
+        if self.inbox.push(CrossThread(entry)) { self.pipe.waker() } else { None }
     }
 
     pub fn inbox(&self) -> &Arc<Inbox<CrossThread<Entry>>> {

@@ -15,23 +15,49 @@
 //! same numbers, which the epoll set and the interpreter know.
 //!
 //! The mutex is for a wake-up that races with the close: a number closed may be another file's. It is taken once per
-//! sleep, beside a system call.
+//! sleep, beside a system call. A thread that wants to wake without it (a fork may come while it is in `write`, and
+//! the child would find the mutex locked) takes a [`Waker`] first, which keeps both ends open: a write to a pipe that
+//! nobody can read is a SIGPIPE.
+
+#![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::{Mutex, MutexGuard};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::{DupFlags, Errno, dup3, read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 /// Both ends of a self-pipe; closed by [`close`](Self::close) or on drop. Waking is allowed from every thread.
 #[derive(Debug)]
-pub struct WakePipe(Mutex<Option<Ends>>);
+pub struct WakePipe(Mutex<Option<Arc<Ends>>>);
 
 #[derive(Debug)]
 struct Ends {
     reader: OwnedFd,
     writer: OwnedFd,
+}
+
+/// The right to wake once, without a lock.
+#[derive(Debug)]
+pub struct Waker(Arc<Ends>);
+
+impl Waker {
+    /// As [`WakePipe::wake`].
+    pub fn wake(self) -> io::Result<()> {
+        wake(&self.0.writer)
+    }
+}
+
+fn wake(writer: &OwnedFd) -> io::Result<()> {
+    loop {
+        match write(writer, &[0]) {
+            Ok(_) | Err(Errno::AGAIN) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 impl Ends {
@@ -44,22 +70,17 @@ impl Ends {
 impl WakePipe {
     /// `pipe2(O_NONBLOCK | O_CLOEXEC)`
     pub fn new() -> io::Result<Self> {
-        Ends::new().map(|ends| Self(Mutex::new(Some(ends))))
+        Ends::new().map(|ends| Self(Mutex::new(Some(Arc::new(ends)))))
     }
 
     /// Makes the reading end readable. Never blocks; a full pipe is success, and so is a closed one: nobody sleeps.
     pub fn wake(&self) -> io::Result<()> {
-        let ends = self.ends();
-        let Some(ends) = ends.as_ref() else {
-            return Ok(());
-        };
-        loop {
-            match write(&ends.writer, &[0]) {
-                Ok(_) | Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.ends().as_ref().map_or(Ok(()), |ends| wake(&ends.writer))
+    }
+
+    /// For a wake-up in a moment; None once closed.
+    pub fn waker(&self) -> Option<Waker> {
+        self.ends().as_ref().map(|ends| Waker(Arc::clone(ends)))
     }
 
     /// Empties the pipe and returns the signal numbers found, in order. The zero bytes of
@@ -94,13 +115,18 @@ impl WakePipe {
 
     /// For the child of a fork: a pipe of its own in the place of the parent's, under the same numbers.
     pub fn renew(&self) -> io::Result<()> {
-        let mut ends = self.ends();
-        let Some(ends) = ends.as_mut() else {
+        let ends = self.ends();
+        let Some(ends) = ends.as_ref() else {
             return Ok(());
         };
         let fresh = Ends::new()?;
-        dup3(&fresh.reader, &mut ends.reader, DupFlags::CLOEXEC)?;
-        dup3(&fresh.writer, &mut ends.writer, DupFlags::CLOEXEC)?;
+        for (new, old) in [(&fresh.reader, &ends.reader), (&fresh.writer, &ends.writer)] {
+            // A waker of a thread that the fork has not brought along may refer to the ends for ever: they are not ours
+            // alone, but the numbers are replaced all the same.
+            // SAFETY: open as long as `ends` is; `ManuallyDrop` closes nothing.
+            let mut number = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(old.as_raw_fd()) });
+            dup3(new, &mut number, DupFlags::CLOEXEC)?;
+        }
         Ok(())
     }
 
@@ -115,7 +141,7 @@ impl WakePipe {
     }
 
     /// A poisoned mutex is as good as new: the ends are never half done.
-    fn ends(&self) -> MutexGuard<'_, Option<Ends>> {
+    fn ends(&self) -> MutexGuard<'_, Option<Arc<Ends>>> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
