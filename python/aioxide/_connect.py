@@ -104,9 +104,10 @@ class Connecting(LoopPart):
         exclude each other. Cancelling closes the socket.
         """
         self._flush_held()
-        name = "EventLoop.create_connection"
-        refuse_keyword(name, "ssl_shutdown_timeout", ssl_shutdown_timeout is not None, (3, 11))
-        refuse_keyword(name, "all_errors", all_errors, (3, 12))
+        if sys.version_info < (3, 12):
+            name = "EventLoop.create_connection"
+            refuse_keyword(name, "ssl_shutdown_timeout", ssl_shutdown_timeout is not None, (3, 11))
+            refuse_keyword(name, "all_errors", all_errors, (3, 12))
         _check_server_hostname(ssl, host, server_hostname)
         check_tls_timeouts(bool(ssl), ssl_handshake_timeout, ssl_shutdown_timeout)
         check_ssl_socket(sock)
@@ -119,11 +120,20 @@ class Connecting(LoopPart):
         if ssl:
             raise not_yet(TLS)
         if sock is None:
+            infos = await self._ensure_resolved(
+                (host, port), family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags, loop=self
+            )
+            if not infos:
+                raise OSError("getaddrinfo() returned empty list")
+            local_infos = None
+            if local_addr is not None:
+                local_infos = await self._ensure_resolved(
+                    local_addr, family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags, loop=self
+                )
+                if not local_infos:
+                    raise OSError("getaddrinfo() returned empty list")
             if happy_eyeballs_delay is not None and interleave is None:
                 interleave = 1
-            resolve = partial(self._resolve_stream, family=family, proto=proto, flags=flags)
-            infos = await resolve((host, port))
-            local_infos = None if local_addr is None else await resolve(local_addr)
             if interleave:
                 infos = interleave_families(infos, interleave)
             sock = await self._connect_any(infos, local_infos, happy_eyeballs_delay, all_errors)
@@ -164,21 +174,6 @@ class Connecting(LoopPart):
         if self._debug:
             logger.debug("%r handled: (%r, %r)", transport.get_extra_info("socket"), transport, protocol)
         return transport, protocol
-
-    async def _resolve_stream(
-        self, address: tuple[Any, ...], *, family: int, proto: int, flags: int
-    ) -> Iterable[AddressInfo]:
-        infos = await self._ensure_resolved(
-            address,
-            family=family,
-            type=socket.SOCK_STREAM,
-            proto=proto,
-            flags=flags,
-            loop=self,
-        )
-        if not infos:
-            raise OSError("getaddrinfo() returned empty list")
-        return infos
 
     async def _connect_any(
         self,

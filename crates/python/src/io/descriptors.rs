@@ -90,8 +90,12 @@ impl Transports {
     /// RuntimeError if `file` is the descriptor of a transport that is not closing; ValueError for an invalid file object.
     pub fn ensure_none(&self, file: &Obj) -> Res<()> {
         let fd = saturated_value(&*number(file)?)?;
-        let weak = RawFd::try_from(fd).ok().and_then(|fd| self.0.borrow().get(&fd).cloned());
-        let Some(weak) = weak else { return Ok(()) };
+        RawFd::try_from(fd).map_or(Ok(()), |fd| self.ensure_free(fd, file))
+    }
+
+    /// The same for a descriptor that is known.
+    pub fn ensure_free(&self, fd: RawFd, file: &Obj) -> Res<()> {
+        let Some(weak) = self.0.borrow().get(&fd).cloned() else { return Ok(()) };
         let found = weak.call0()?;
         match found.downcast::<SocketTransport>() {
             Some(transport) if !transport.is_closing() => Err(Raised::runtime(&format!(

@@ -254,7 +254,7 @@ async fn ready(frame: &Frame, d: Direction) -> Res<()> {
             return Err(Raised::type_error("the loop is not an aioxide loop"));
         };
         let fd = descriptor(&sock)?;
-        driver.transports.ensure_none(&*int(fd.into())?)?;
+        driver.transports.ensure_free(fd, &*int(fd.into())?)?;
         driver.watch_once(fd, d, future.obj())?;
         Watch { frame, fd, d, future: future.obj().address() }
     };

@@ -45,6 +45,7 @@ use super::address::Endpoint;
 use super::driver::Driver;
 use super::poll::READ_ALL;
 use super::protocol::Protocol;
+use super::socket_object;
 use crate::ffi::{
     Class, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, index_value, none, socket_fd,
 };
@@ -134,10 +135,13 @@ pub fn make(
     let (Some(driver), Some(scheduler)) = (Driver::of(event_loop), Scheduler::of(event_loop)) else {
         return Err(Raised::type_error("the loop is not an aioxide loop"));
     };
+    let fd = match socket_object::is_plain(sock) {
+        true => socket_fd(sock, -1),
+        false => index_value(&*sock.call_method(name!("fileno"), [])?)? as RawFd,
+    };
     if cfg!(Py_3_12) {
-        driver.transports.ensure_none(sock)?;
+        driver.transports.ensure_free(fd, sock)?;
     }
-    let fd = index_value(&*sock.call_method(name!("fileno"), [])?)? as RawFd;
     let extra = match extra {
         Known::Dict(given) => Extra::of_socket(sock, fd, given)?,
         Known::Peer(peer) => Extra::of_accepted(sock, fd, peer)?,
