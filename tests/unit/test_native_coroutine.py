@@ -362,3 +362,19 @@ def test_one_that_is_never_resumed_does_not_spin(run, pair):
         assert stop.value.value == b"x"
 
     run(main)
+
+
+def test_an_ended_one_holds_nothing(run, pair):
+    class Buffer(bytearray):
+        pass
+
+    async def main():
+        pair[1].send(b"x")
+        buffer = Buffer(10)
+        made = asyncio.get_running_loop().sock_recv_into(pair[0], buffer)
+        assert await made == 1
+        gone = weakref.ref(buffer)
+        del buffer
+        assert gone() is None
+
+    run(main)

@@ -139,6 +139,8 @@ impl Coroutine {
             }
             Ok(Poll::Ready(outcome)) => {
                 drop(body);
+                // What it was started with may be large, and whoever keeps an ended coroutine does not want it.
+                self.frame.clear();
                 outcome.map(Awaiting::Done).map_err(no_stop_iteration)
             }
             Err(too_deep) => {
