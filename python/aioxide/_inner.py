@@ -14,6 +14,7 @@ from ._part import LoopPart
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
 __all__ = ["Inner"]
 
@@ -52,13 +53,23 @@ class WakeEnd:
         return os.write(self._number, data)
 
 
+class shown:  # used like property
+    """A property that an attribute set on the loop hides: programs put mocks in these places."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def __get__(self, loop: Any, owner: object = None) -> Any:
+        return self if loop is None else self._make(loop)
+
+
 class Inner(LoopPart):
     """The part of the loop that shows its inside."""
 
     #: Descriptors of the loop's own that the selector knows.
     _internal_fds = 1
 
-    @property
+    @shown
     def _selector(self) -> SelectorView | None:
         if self.is_closed():
             return None
@@ -71,15 +82,15 @@ class Inner(LoopPart):
             found[number] = selectors.SelectorKey(fileobj, number, events, (reader, writer))
         return SelectorView(found)
 
-    @property
+    @shown
     def _transports(self) -> dict[int, asyncio.Transport]:
         return {transport._sock_fd: transport for transport in self._transports_of(None)}  # type: ignore[attr-defined]
 
-    @property
+    @shown
     def _ssock(self) -> WakeEnd | None:
         return None if self.is_closed() else WakeEnd(self._wake_pipe[0])
 
-    @property
+    @shown
     def _csock(self) -> WakeEnd | None:
         return None if self.is_closed() else WakeEnd(self._wake_pipe[1])
 

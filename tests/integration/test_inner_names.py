@@ -106,3 +106,16 @@ def test_addresses_are_those_of_the_start_and_asked_for_at_any_time():
         return seen
 
     same(scenario)
+
+
+@pytest.mark.parametrize("name", ["_selector", "_transports", "_csock", "_ssock", "_write_to_self", "_internal_fds"])
+def test_a_mock_can_stand_in_the_place_of_an_inner_name(new_loop, name):
+    loop = new_loop()
+    own = object()
+    original = getattr(loop, name)
+    try:
+        setattr(loop, name, own)
+        assert getattr(loop, name) is own
+    finally:
+        setattr(loop, name, original)
+        loop.close()
