@@ -18,6 +18,7 @@ from ._not_yet import TLS, not_yet
 from ._part import LoopPart, stdlib_mentions
 from ._race import race
 from ._resolve import interleave as interleave_families
+from ._trsock import TransportSocket
 
 try:
     from ssl import SSLSocket
@@ -174,6 +175,9 @@ class Connecting(LoopPart):
         if self._debug:
             logger.debug("%r handled: (%r, %r)", transport.get_extra_info("socket"), transport, protocol)
         return transport, protocol
+
+    def _make_transport_socket(self, sock: socket.socket) -> TransportSocket:
+        return TransportSocket(sock, self._flush_held)
 
     async def _connect_any(
         self,

@@ -56,7 +56,9 @@ class ThreadPool(ThreadPoolExecutor):
 
     def _add_thread(self) -> None:
         """Start a thread that the queue has announced. The loop calls it before it queues a call."""
-        with stock._global_shutdown_lock:
+        with self._shutdown_lock, stock._global_shutdown_lock:
+            if self._shutdown:
+                raise RuntimeError("cannot schedule new futures after shutdown")
             if stock._shutdown:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             self._start_thread()

@@ -11,7 +11,9 @@ import threading
 import time
 import weakref
 
+import aioxide
 import pytest
+from aioxide._executor import ThreadPool
 
 LIMIT_S = 10
 
@@ -460,3 +462,68 @@ def test_debug_mode_names_a_slow_delivery(run, caplog):
     run(main)
     slow = [record.getMessage() for record in caplog.records]
     assert any(message.startswith("Executing <call in the executor for <Future") for message in slow)
+
+
+@pytest.mark.aioxide_only
+def test_two_loops_that_share_a_pool_get_a_thread_each():
+    """Starting a thread lets the other loop run, which may take the new thread: one more is started then."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(200):
+            pool, meet, begin, outcomes = ThreadPool(2), threading.Barrier(2), threading.Barrier(2), []
+
+            def run_one(pool=pool, meet=meet, begin=begin, outcomes=outcomes):
+                loop = aioxide.new_event_loop()
+
+                async def main():
+                    begin.wait(5)
+                    outcomes.append(await loop.run_in_executor(pool, meet.wait, 5))
+
+                loop.run_until_complete(main())
+                loop.close()
+
+            threads = [threading.Thread(target=run_one) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            pool.shutdown()
+            assert sorted(outcomes) == [0, 1]
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.aioxide_only
+def test_a_shutdown_while_another_thread_submits():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(60):
+            pool, begun, refusals = ThreadPool(60), threading.Event(), []
+
+            def submit_all(pool=pool, begun=begun, refusals=refusals):
+                loop = aioxide.new_event_loop()
+
+                async def main():
+                    calls = []
+                    try:
+                        for _ in range(50):
+                            calls.append(loop.run_in_executor(pool, time.sleep, 0.001))
+                            begun.set()
+                    except RuntimeError as error:
+                        refusals.append(str(error))
+                    await asyncio.gather(*calls)
+
+                loop.run_until_complete(main())
+                loop.close()
+
+            thread = threading.Thread(target=submit_all)
+            thread.start()
+            assert begun.wait(5)
+            pool.shutdown(wait=True)
+            assert not any(one.is_alive() for one in list(pool._threads))
+            thread.join()
+            assert set(refusals) <= {"cannot schedule new futures after shutdown"}
+    finally:
+        sys.setswitchinterval(interval)

@@ -255,7 +255,8 @@ pub fn submit(event_loop: &Obj, executor: &Obj, queue: &Inst<WorkQueue>, functio
     let shared = queue.shared();
     if shared.is_short(1) {
         let limit = index_value(&*executor.getattr(name!("_max_workers"))?)?;
-        if shared.announce(1, limit.max(1) as usize) {
+        // Starting one lets other threads run, and they may have given it a call of their own: look again.
+        while shared.announce(1, limit.max(1) as usize) {
             if let Err(raised) = executor.call_method(name!("_add_thread"), []) {
                 shared.not_started();
                 return Err(raised);

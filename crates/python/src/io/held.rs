@@ -116,6 +116,11 @@ impl Held {
         sent
     }
 
+    /// What is held, without a send. Nothing is held afterwards.
+    pub fn take(&self) -> Sent {
+        Sent { rest: std::mem::take(&mut *self.bytes.borrow_mut()), others: 0 }
+    }
+
     /// Send what is held, if anything is.
     ///
     /// # Errors

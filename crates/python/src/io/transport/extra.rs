@@ -27,23 +27,23 @@ pub struct Extra {
 
 impl Extra {
     /// Of a socket; `given` is a dict to be filled in, the caller's own as in asyncio.
-    pub fn of_socket(sock: &Obj, fd: RawFd, given: Option<&Obj>) -> Res<Extra> {
+    pub fn of_socket(event_loop: &Obj, sock: &Obj, fd: RawFd, given: Option<&Obj>) -> Res<Extra> {
         if given.is_none() && socket_object::is_plain(sock) {
             if let Some(peer) = socket::peer_address(fd).ok().and_then(Endpoint::of) {
-                return Extra::of_accepted(sock, fd, peer);
+                return Extra::of_accepted(event_loop, sock, fd, peer);
             }
         }
-        Ok(Extra { dict: Slot::of(describe(sock, given)?), sock: Slot::empty(), ends: None })
+        Ok(Extra { dict: Slot::of(describe(event_loop, sock, given)?), sock: Slot::empty(), ends: None })
     }
 
     /// Of a socket whose peer is known.
-    pub fn of_accepted(sock: &Obj, fd: RawFd, peer: Endpoint) -> Res<Extra> {
+    pub fn of_accepted(event_loop: &Obj, sock: &Obj, fd: RawFd, peer: Endpoint) -> Res<Extra> {
         match socket::local_address(fd).ok().and_then(Endpoint::of) {
             Some(local) => Ok(Extra { dict: Slot::empty(), sock: Slot::of(sock.to_ref()), ends: Some([local, peer]) }),
             None => {
                 let given = dict()?;
                 given.set_item(name!("peername"), &*peer.to_python()?)?;
-                Ok(Extra { dict: Slot::of(describe(sock, Some(&given))?), sock: Slot::empty(), ends: None })
+                Ok(Extra { dict: Slot::of(describe(event_loop, sock, Some(&given))?), sock: Slot::empty(), ends: None })
             }
         }
     }
@@ -53,7 +53,7 @@ impl Extra {
     }
 
     /// `_extra.get(key, default)`
-    pub fn get(&self, key: &Obj, default: &Obj) -> Res {
+    pub fn get(&self, event_loop: Option<&Obj>, key: &Obj, default: &Obj) -> Res {
         if let (Some([local, peer]), false) = (&self.ends, self.dict.is_some()) {
             if key.equals(name!("peername"))? {
                 return peer.to_python();
@@ -65,18 +65,18 @@ impl Extra {
                 return Ok(default.to_ref());
             }
         }
-        self.dict()?.call_method(name!("get"), [key, default])
+        self.dict(event_loop)?.call_method(name!("get"), [key, default])
     }
 
     /// The dict.
-    pub fn dict(&self) -> Res {
+    pub fn dict(&self, event_loop: Option<&Obj>) -> Res {
         if let Some(made) = self.dict.get() {
             return Ok(made);
         }
         let made = dict()?;
         if let Some([local, peer]) = &self.ends {
             let sock = self.sock.get_or_none();
-            made.set_item(name!("socket"), &*imports().transport_socket_class.call1(&sock)?)?;
+            made.set_item(name!("socket"), &*transport_socket(event_loop, &sock)?)?;
             made.set_item(name!("sockname"), &*local.to_python()?)?;
             made.set_item(name!("peername"), &*peer.to_python()?)?;
         }
@@ -86,12 +86,21 @@ impl Extra {
     }
 }
 
-fn describe(sock: &Obj, given: Option<&Obj>) -> Res<Ref> {
+fn describe(event_loop: &Obj, sock: &Obj, given: Option<&Obj>) -> Res<Ref> {
     let extra = given.map_or_else(dict, |given| Ok(given.to_ref()))?;
-    extra.set_item(name!("socket"), &*imports().transport_socket_class.call1(sock)?)?;
+    extra.set_item(name!("socket"), &*transport_socket(Some(event_loop), sock)?)?;
     extra.set_item(name!("sockname"), &*address::ask(sock, name!("getsockname"))?)?;
     if !extra.contains(name!("peername"))? {
         extra.set_item(name!("peername"), &*address::ask(sock, name!("getpeername"))?)?;
     }
     Ok(extra)
+}
+
+/// What programs get of the socket. The loop's own kind sends what is held before it changes the connection; once the
+/// connection is lost, nothing can be held.
+fn transport_socket(event_loop: Option<&Obj>, sock: &Obj) -> Res {
+    match event_loop {
+        Some(event_loop) => event_loop.call_method(name!("_make_transport_socket"), [sock]),
+        None => imports().transport_socket_class.call1(sock),
+    }
 }

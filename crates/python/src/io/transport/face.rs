@@ -114,7 +114,8 @@ fn get_protocol(this: &This) -> Res {
 fn get_extra_info(this: &This, args: Args) -> Res {
     let [key, default] = args.bind("get_extra_info", ["name", "default"], 2, 1)?;
     let default = default.unwrap_or(none());
-    this.extra.get(key.unwrap_or(none()), default)
+    this.flush_held()?;
+    this.extra.get(this.event_loop.get().as_deref(), key.unwrap_or(none()), default)
 }
 
 /// Same as `_SelectorTransport.__repr__`.
@@ -135,6 +136,7 @@ pub(super) fn repr(this: &This) -> Res {
 }
 
 fn sock(this: &This) -> Res {
+    this.flush_held()?;
     Ok(this.sock.get_or_none())
 }
 
@@ -151,7 +153,7 @@ fn server(this: &This) -> Res {
 }
 
 fn extra(this: &This) -> Res {
-    this.extra.dict()
+    this.extra.dict(this.event_loop.get().as_deref())
 }
 
 fn conn_lost(this: &This) -> Res {

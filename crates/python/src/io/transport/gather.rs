@@ -32,28 +32,61 @@ impl Inst<SocketTransport> {
         event_loop.as_deref().and_then(Driver::of).map_or(Ok(()), |driver| driver.held.flush())
     }
 
-    /// A write while nothing is queued: is it held? If not, it is to be sent, after what is held.
+    /// A write while nothing is queued: is it held? If not, it is to be sent, after what is held, which then is this
+    /// transport's.
+    ///
+    /// # Errors
+    /// Only SystemExit and KeyboardInterrupt.
     #[inline]
-    pub(super) fn holds_back(&self, held: &Held, bytes: &[u8]) -> bool {
+    pub(super) fn holds_back(&self, held: &Held, bytes: &[u8]) -> Res<bool> {
         let advice = self.gathering.borrow_mut().on_write(held.callback(), clock::monotonic_s);
-        advice != Advice::Send && self.follow(advice, held, bytes)
+        if advice == Advice::Send && !held.is_anothers(self.obj()) {
+            return Ok(false);
+        }
+        self.follow(advice, held, bytes)
     }
 
+    /// Two steps can run code that writes elsewhere or here, or closes us: sending what another transport holds, and up to
+    /// 3.11 copying the context, which lets the collector run. After each everything is looked at again.
     #[inline(never)]
-    fn follow(&self, advice: Advice, held: &Held, bytes: &[u8]) -> bool {
-        if !self.may_hold(held) {
-            self.gathering.borrow_mut().on_sent();
-            return false;
+    fn follow(&self, advice: Advice, held: &Held, bytes: &[u8]) -> Res<bool> {
+        let mut context = None;
+        loop {
+            // The order of bytes across connections is asyncio's.
+            while held.is_anothers(self.obj()) {
+                self.flush_held()?;
+            }
+            let is_direct = advice == Advice::Send || self.conn_lost.get() != 0 || !self.queue.borrow().is_empty();
+            if is_direct || !self.may_hold(held) {
+                break;
+            }
+            if advice == Advice::SendAndWatch {
+                held.watch(self.obj());
+                return Ok(false);
+            }
+            if !self.fits(held, bytes) {
+                break;
+            }
+            if held.is_empty() && context.is_none() {
+                // If there is no room at the end, the writer is added as if it were now.
+                match self.capture_context() {
+                    Ok(copied) => context = Some(copied),
+                    Err(raised) => {
+                        raised.forget();
+                        break;
+                    }
+                }
+                continue;
+            }
+            let is_first = held.is_empty();
+            held.append(self.obj(), bytes);
+            if let (Some(context), true) = (context, is_first) {
+                self.write_context.put(context);
+            }
+            return Ok(true);
         }
-        if advice == Advice::SendAndWatch {
-            held.watch(self.obj());
-            return false;
-        }
-        let is_held = self.hold(held, bytes);
-        if !is_held {
-            self.gathering.borrow_mut().on_sent();
-        }
-        is_held
+        self.gathering.borrow_mut().on_sent();
+        Ok(false)
     }
 
     /// Only inside of a callback, on the loop's own thread; and who debugs sees the order of asyncio.
@@ -63,28 +96,10 @@ impl Inst<SocketTransport> {
         held.is_enabled() && !self.closing.get() && event_loop.as_deref().and_then(Scheduler::of).is_some_and(is_ours)
     }
 
-    fn hold(&self, held: &Held, bytes: &[u8]) -> bool {
+    fn fits(&self, held: &Held, bytes: &[u8]) -> bool {
         let count = held.len() + bytes.len();
         let is_above = i64::try_from(count).is_ok_and(|count| count > self.limits.borrow().high());
-        if bytes.len() >= LARGE_BYTES || count > MOST_BYTES || is_above || held.is_anothers(self.obj()) {
-            return false;
-        }
-        if !held.is_empty() {
-            held.append(self.obj(), bytes);
-            return true;
-        }
-        // If there is no room at the end, the writer is added as if it were now.
-        match Context::copy_current() {
-            Ok(context) => {
-                held.append(self.obj(), bytes);
-                self.write_context.put(context);
-                true
-            }
-            Err(raised) => {
-                raised.forget();
-                false
-            }
-        }
+        bytes.len() < LARGE_BYTES && count <= MOST_BYTES && !is_above
     }
 
     /// Send what is held and `bytes`; how many of these went. What is left over of the held ones is queued.
@@ -109,9 +124,15 @@ impl Inst<SocketTransport> {
         if held.is_empty() {
             return Ok(());
         }
-        let outcome = held.send(self.descriptor(), &[]);
+        // What is queued goes first. (Nothing is held then; should it be, it must not overtake.)
+        let outcome = match self.unsent_bytes() {
+            0 => held.send(self.descriptor(), &[]),
+            _ => Ok(held.take()),
+        };
         if outcome.as_ref().is_ok_and(|sent| sent.rest.is_empty()) {
-            self.write_context.clear();
+            if !self.writing.get() {
+                self.write_context.clear();
+            }
             return Ok(());
         }
         let settle = || {

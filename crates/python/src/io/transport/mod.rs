@@ -143,8 +143,8 @@ pub fn make(
         driver.transports.ensure_free(fd, sock)?;
     }
     let extra = match extra {
-        Known::Dict(given) => Extra::of_socket(sock, fd, given)?,
-        Known::Peer(peer) => Extra::of_accepted(sock, fd, peer)?,
+        Known::Dict(given) => Extra::of_socket(event_loop, sock, fd, given)?,
+        Known::Peer(peer) => Extra::of_accepted(event_loop, sock, fd, peer)?,
     };
     let me = Owned::new(SocketTransport {
         event_loop: Slot::of(event_loop.to_ref()),

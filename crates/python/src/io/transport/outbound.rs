@@ -123,10 +123,6 @@ impl Inst<SocketTransport> {
         }
         let event_loop = self.event_loop.get();
         let held = event_loop.as_deref().and_then(Driver::of).map(|driver| &driver.held);
-        // The order of bytes across connections is asyncio's.
-        if held.is_some_and(|held| held.is_anothers(self.obj())) {
-            self.flush_held()?;
-        }
         let kept = bytes_of(data);
         let view = match kept {
             Some(_) => None,
@@ -142,9 +138,15 @@ impl Inst<SocketTransport> {
         }
         let mut done = 0;
         if self.queue.borrow().is_empty() {
-            if held.is_some_and(|held| self.holds_back(held, bytes)) {
-                return Ok(());
+            if let Some(held) = held {
+                // May run code that ends the connection.
+                if self.holds_back(held, bytes)? || self.conn_lost.get() != 0 {
+                    return Ok(());
+                }
             }
+        }
+        // No code runs between here and the send: what is held, if anything is, is this transport's.
+        if self.queue.borrow().is_empty() {
             let outcome = match held {
                 Some(held) if !held.is_empty() => self.send_after_held(held, bytes),
                 _ => sent(socket::send(self.descriptor(), bytes)).map_err(|e| Raised::os(&e)),
@@ -192,7 +194,8 @@ impl Inst<SocketTransport> {
                 pieces.push(piece);
             }
         }
-        // The iterator is user code, and may have closed us.
+        // The iterator is user code. What it has written comes first; and it may have closed us.
+        self.flush_held()?;
         if self.conn_lost.get() != 0 {
             return Ok(());
         }
@@ -229,6 +232,10 @@ impl Inst<SocketTransport> {
         if !self.writing.get() || self.conn_lost.get() != 0 {
             return Ok(());
         }
+        // Nothing to send, and nobody to be told: an exit out of `resume_writing` has kept the watch from ending.
+        if self.unsent_bytes() == 0 && !self.closing.get() && !self.eof_written.get() {
+            return self.stop_writing();
+        }
         let Some(context) = self.write_context.get() else {
             return Ok(());
         };
@@ -249,8 +256,12 @@ impl Inst<SocketTransport> {
                 return self.fatal_error(Raised::os(&e), SEND_FAILED);
             }
         }
-        // The protocol may write again, close or abort in there.
-        self.maybe_resume_protocol()?;
+        // The protocol may write again, close or abort in there, or end the program.
+        finally(self.maybe_resume_protocol(), || self.on_progress())
+    }
+
+    /// Some of what was queued has gone.
+    fn on_progress(&self) -> Res<()> {
         if self.unsent_bytes() != 0 {
             return Ok(());
         }
