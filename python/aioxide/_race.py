@@ -27,7 +27,7 @@ async def race(
     """The first socket that connects, or None.
 
     An attempt starts when the one before has failed or `delay` seconds after it started. Raises
-    what an attempt raises that is no OSError, and CancelledError; then no socket is left open.
+    what an attempt raises that is no Exception, and CancelledError; then no socket is left open.
     """
     running: list[Attempt] = []  # in order of start: the earlier attempt wins a tie
     winner = None
@@ -75,7 +75,7 @@ def _take_winner(running: list[Attempt]) -> socket.socket | None:
         if not task.done():
             continue
         running.remove(task)
-        if task.cancelled() or isinstance(task.exception(), OSError):
+        if task.cancelled() or isinstance(task.exception(), Exception):
             continue
         return task.result()
     return None

@@ -177,6 +177,12 @@ impl Obj {
         unsafe { c::PyLong_Check(self.as_ptr()) == 1 }
     }
 
+    /// An `int`, and no `bool`.
+    pub fn is_exact_int(&self) -> bool {
+        // SAFETY: a live object.
+        unsafe { c::PyLong_CheckExact(self.as_ptr()) != 0 }
+    }
+
     pub fn repr(&self) -> Res {
         // SAFETY: a live object.
         unsafe { Ref::from_owned(c::PyObject_Repr(self.as_ptr())) }

@@ -14,6 +14,9 @@ use crate::objects::names::imports;
 const AF_INET: i64 = 2;
 const AF_INET6: i64 = 10;
 
+/// 20 bits; for more the method has its own error.
+const MOST_FLOWINFO: u32 = 0xF_FFFF;
+
 /// One end of an IP connection, in two words.
 pub enum Endpoint {
     V4(SocketAddrV4),
@@ -65,7 +68,7 @@ pub fn from_python(address: &Obj, family: i64) -> Option<Address> {
     if !address.is_tuple() {
         return None;
     }
-    let number = |o: &Obj| match o.is_long().then(|| index_value(o))? {
+    let number = |o: &Obj| match o.is_exact_int().then(|| index_value(o))? {
         Ok(n) => u32::try_from(n).ok(),
         Err(raised) => {
             raised.forget();
@@ -86,9 +89,12 @@ pub fn from_python(address: &Obj, family: i64) -> Option<Address> {
             IpAddr::V6(_) => None,
         },
         (AF_INET6, [name, service, flowinfo, scope_id]) => match host(name, AF_INET6 as i32)? {
-            IpAddr::V6(ip) => {
-                Some(Address::V6(SocketAddrV6::new(ip, port(service)?, number(flowinfo)?, number(scope_id)?)))
-            }
+            IpAddr::V6(ip) => Some(Address::V6(SocketAddrV6::new(
+                ip,
+                port(service)?,
+                number(flowinfo).filter(|&n| n <= MOST_FLOWINFO)?,
+                number(scope_id)?,
+            ))),
             IpAddr::V4(_) => None,
         },
         _ => None,
@@ -99,7 +105,7 @@ pub fn from_python(address: &Obj, family: i64) -> Option<Address> {
 /// It must be for names, services ("http") and zones ("fe80::1%eth0", which inet_pton(3) refuses).
 ///
 /// # Errors
-/// UnicodeError for bytes that are no IDNA name.
+/// UnicodeError for bytes that are no IDNA name, and for a lone surrogate; ValueError for a NUL.
 pub fn literal_info(host: &Obj, port: &Obj, family: &Obj, kind: &Obj, protocol: &Obj, rest: [&Obj; 2]) -> Res {
     const STREAM_AND_TCP: (i64, i64) = (1, 6);
     const DATAGRAM_AND_UDP: (i64, i64) = (2, 17);
@@ -117,7 +123,8 @@ pub fn literal_info(host: &Obj, port: &Obj, family: &Obj, kind: &Obj, protocol: 
     if name.contains(name!("%"))? {
         return ask();
     }
-    let (Some(text), Some(wanted)) = (utf8(&name).map_err(Raised::forget).ok(), number(family)) else { return ask() };
+    let Some(wanted) = number(family).filter(|_| name.is_str()) else { return ask() };
+    let text = utf8(&name)?;
     if text.contains('\0') {
         return Err(Raised::value_error("embedded null character"));
     }

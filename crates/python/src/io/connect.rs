@@ -41,7 +41,7 @@ pub fn connect_sock(event_loop: &Obj, errors: &Obj, info: &Obj, local_infos: &Ob
 
 async fn open_and_connect(frame: &Frame, by_method: bool) -> Res {
     open(frame)?;
-    let opened = Opened(frame);
+    let opened = Opened::socket(frame);
     if !frame.local(LOCAL_INFOS).is_none() {
         let (event_loop, sock) = (frame.local(LOOP), frame.local(SOCK));
         let (infos, errors) = (frame.local(LOCAL_INFOS), frame.local(ERRORS));
@@ -79,10 +79,21 @@ fn open(frame: &Frame) -> Res<()> {
     Ok(())
 }
 
-/// The frame's socket is closed unless somebody takes it over.
-struct Opened<'a>(&'a Frame);
+/// The frame's socket, or the transport made of it, is closed unless somebody takes it over.
+struct Opened<'a> {
+    frame: &'a Frame,
+    close: fn(&Obj) -> Res<()>,
+}
 
 impl Opened<'_> {
+    fn socket(frame: &Frame) -> Opened<'_> {
+        Opened { frame, close: socket_object::close }
+    }
+
+    fn transport(frame: &Frame) -> Opened<'_> {
+        Opened { frame, close: |transport| transport.call_method(name!("close"), []).map(drop) }
+    }
+
     fn keep(self) {
         std::mem::forget(self);
     }
@@ -90,12 +101,12 @@ impl Opened<'_> {
 
 impl Drop for Opened<'_> {
     fn drop(&mut self) {
-        let sock = self.0.local(SOCK);
-        Raised::aside(|| {
-            if let Err(raised) = sock.call_method(name!("close"), []) {
-                // The first error counts.
-                raised.forget();
-            }
+        let opened = self.frame.local(SOCK);
+        Raised::aside(|| match (self.close)(&opened) {
+            // What ends the program must not be lost; of all else the first error counts.
+            Err(raised) if raised.is_exit() => self.frame.put_close_error(raised.take()),
+            Err(raised) => raised.forget(),
+            Ok(()) => {}
         });
     }
 }
@@ -104,7 +115,7 @@ impl Drop for Opened<'_> {
 pub fn create_transport(event_loop: &Obj, sock: &Obj, protocol_factory: &Obj) -> Res {
     let locals = [event_loop, sock, none(), protocol_factory];
     coroutine::start("EventLoop._create_connection_transport", locals, |frame| async move {
-        let opened = Opened(&frame);
+        let opened = Opened::socket(&frame);
         let (event_loop, sock) = (frame.local(LOOP), frame.local(SOCK));
         socket_object::make_non_blocking(&sock)?;
         let protocol = frame.local(FACTORY).call0()?;
@@ -122,8 +133,7 @@ pub fn create_transport(event_loop: &Obj, sock: &Obj, protocol_factory: &Obj) ->
         frame.set_local(SOCK, transport);
         frame.set_local(ADDRESS, protocol);
         drop((event_loop, sock, make));
-        // A transport is closed by the same word as a socket.
-        let made = Opened(&frame);
+        let made = Opened::transport(&frame);
         frame.wait(waiter.into_ref()).await?;
         made.keep();
         tuple([&*frame.local(SOCK), &*frame.local(ADDRESS)])

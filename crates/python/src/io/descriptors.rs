@@ -65,10 +65,16 @@ impl Transports {
         Ok(())
     }
 
-    /// To be called before the descriptor is closed: afterwards the number may be another transport's.
-    pub fn remove(&self, fd: RawFd) {
-        let old = self.0.borrow_mut().remove(&fd);
-        drop(old);
+    /// To be called before the descriptor is closed: afterwards the number may be another transport's. One that was made in
+    /// vain leaves the place to whoever has it.
+    pub fn remove(&self, fd: RawFd, transport: &Obj) -> Res<()> {
+        let Some(weak) = self.0.borrow().get(&fd).cloned() else { return Ok(()) };
+        let listed = weak.call0()?;
+        if listed.is_none() || listed.is(transport) {
+            let old = self.0.borrow_mut().remove(&fd);
+            drop(old);
+        }
+        Ok(())
     }
 
     /// The transports that are not closed; only those that a server has accepted, if one is given.

@@ -210,8 +210,10 @@ impl Inst<Listener> {
     ) -> Res<()> {
         let is_exit = raised.is_exit();
         let exception = raised.take();
-        if let Err(second) = sock.call_method(name!("close"), []) {
-            second.forget();
+        match socket_object::close(sock) {
+            Err(second) if second.is_exit() => return Err(second),
+            Err(second) => second.forget(),
+            Ok(()) => {}
         }
         if is_exit {
             return Err(Raised::raise(exception));

@@ -24,6 +24,9 @@ pub(super) fn not_writable(raised: Raised, buffer: &Obj) -> Raised {
         return raised;
     }
     raised.forget();
+    if buffer.is_none() {
+        return Raised::type_error("recv_into() argument 1 must be read-write bytes-like object, not None");
+    }
     let name = buffer.class().getattr(name!("__name__"));
     match name.and_then(|n| str_of(&n)) {
         Ok(name) => {

@@ -25,6 +25,7 @@ use crate::ffi::{
     index_value, int, none, socket_fd, str_of, string, tuple,
 };
 use crate::objects::future::{Fut, Future};
+use crate::objects::names::imports;
 use crate::objects::scheduler::Scheduler;
 use crate::tasks::coroutine::{self, Frame};
 use crate::{kwnames, name};
@@ -61,10 +62,12 @@ pub fn recv_into(event_loop: &Obj, sock: &Obj, buffer: &Obj) -> Res {
         check(&frame)?;
         retry(&frame, Direction::Read, |sock| {
             let buffer = frame.local(FIRST);
-            let Some(fd) = direct(sock) else {
+            if direct(sock).is_none() {
                 return attempt(sock.call_method(name!("recv_into"), [&*buffer]));
-            };
+            }
             let mut view = WriteBuffer::new(&buffer).map_err(|raised| not_writable(raised, &buffer))?;
+            // As it is now: the view is made by the program's code, which may have closed the socket.
+            let fd = socket_fd(sock, -1);
             // Nothing is asked of the kernel for no room, as in CPython.
             let outcome = if view.len() == 0 { Ok(0) } else { socket::recv(fd, view.room()) };
             drop(view);
@@ -87,14 +90,12 @@ pub fn recvfrom(event_loop: &Obj, sock: &Obj, size: &Obj) -> Res {
 pub fn recvfrom_into(event_loop: &Obj, sock: &Obj, buffer: &Obj, count: &Obj) -> Res {
     coroutine::start("EventLoop.sock_recvfrom_into", [event_loop, sock, buffer, count], |frame| async move {
         check(&frame)?;
-        let (buffer, mut count) = (frame.local(FIRST), frame.local(SECOND));
-        if !count.is_true()? {
-            count = int(buffer.len()? as i64)?;
+        if !frame.local(SECOND).is_true()? {
+            let size = frame.local(FIRST).len()?;
+            frame.set_local(SECOND, int(size as i64)?);
         }
-        let size = index_value(&count)?;
-        drop((buffer, count));
         retry(&frame, Direction::Read, |sock| {
-            attempt(sock.call_method(name!("recvfrom_into"), [&*frame.local(FIRST), &*int(size)?]))
+            attempt(sock.call_method(name!("recvfrom_into"), [&*frame.local(FIRST), &*frame.local(SECOND)]))
         })
         .await
     })
@@ -111,35 +112,58 @@ pub fn sendto(event_loop: &Obj, sock: &Obj, data: &Obj, to: &Obj) -> Res {
     })
 }
 
-/// Same as `loop.sock_sendall`. The view of `data` is held to the end: a `bytearray` cannot be resized meanwhile.
+/// Same as `loop.sock_sendall`. While it waits a view of `data` is held: a `bytearray` cannot be resized meanwhile.
 pub fn sendall(event_loop: &Obj, sock: &Obj, data: &Obj) -> Res {
-    coroutine::start("EventLoop.sock_sendall", [event_loop, sock, data], |frame| async move {
+    coroutine::start("EventLoop.sock_sendall", [event_loop, sock, data, none()], |frame| async move {
         check(&frame)?;
-        let view = ReadBuffer::new(&frame.local(FIRST))?;
         let mut sent = 0;
-        retry(&frame, Direction::Write, |sock| {
-            let rest = &view.as_slice()[sent..];
-            let count = match direct(sock) {
-                Some(fd) => arrived(socket::send(fd, rest))?,
-                None => {
-                    // The program's own method gets an object that cannot outlive the view's bytes.
-                    let piece = if sent == 0 { frame.local(FIRST) } else { bytes_from(rest)? };
-                    let count = attempt(sock.call_method(name!("send"), [&*piece]))?;
-                    count.map(|count| index_value(&count)).transpose()?.map(|count| count as usize)
-                }
-            };
-            sent += count.unwrap_or(0).min(rest.len());
-            Ok((count.is_some() && sent == view.as_slice().len()).then(|| none().to_ref()))
-        })
-        .await
+        if send_rest(&frame, FIRST, &mut sent)? {
+            return Ok(none().to_ref());
+        }
+        // Where the collector sees it.
+        frame.set_local(SECOND, imports().memoryview.call1(&frame.local(FIRST))?);
+        loop {
+            ready(&frame, Direction::Write).await?;
+            if send_rest(&frame, SECOND, &mut sent)? {
+                return Ok(none().to_ref());
+            }
+        }
     })
+}
+
+/// Send what is left of a local; was it all?
+fn send_rest(frame: &Frame, data: usize, sent: &mut usize) -> Res<bool> {
+    let sock = frame.local(SOCK);
+    if direct(&sock).is_none() && *sent == 0 && data == FIRST {
+        // The program's own method, with the program's own object.
+        let count = attempt(sock.call_method(name!("send"), [&*frame.local(FIRST)]))?;
+        *sent = count.map_or(Ok(0), |count| index_value(&count))? as usize;
+        return Ok(*sent == ReadBuffer::new(&frame.local(FIRST))?.as_slice().len());
+    }
+    let view = ReadBuffer::new(&frame.local(data))?;
+    let rest = view.as_slice().get(*sent..).unwrap_or_default();
+    let count = match direct(&sock) {
+        Some(fd) => arrived(socket::send(fd, rest))?,
+        None => {
+            // An object that cannot outlive the view's bytes.
+            let count = attempt(sock.call_method(name!("send"), [&*bytes_from(rest)?]))?;
+            count.map(|count| index_value(&count)).transpose()?.map(|count| count as usize)
+        }
+    };
+    *sent += count.unwrap_or(0).min(rest.len());
+    Ok(count.is_some() && *sent >= view.as_slice().len())
 }
 
 /// Same as `loop.sock_accept`.
 pub fn accept(event_loop: &Obj, sock: &Obj) -> Res {
     coroutine::start("EventLoop.sock_accept", [event_loop, sock], |frame| async move {
         check(&frame)?;
-        retry(&frame, Direction::Read, |sock| match direct(sock) {
+        let blocks = direct(&frame.local(SOCK)).is_some_and(|fd| !socket::is_non_blocking(fd));
+        if blocks {
+            // accept(2) knows no MSG_DONTWAIT.
+            ready(&frame, Direction::Read).await?;
+        }
+        retry(&frame, Direction::Read, |sock| match direct(sock).filter(|_| !blocks) {
             Some(fd) => accept_plain(sock, fd),
             None => accept_by_method(sock),
         })
@@ -176,7 +200,9 @@ pub fn connect(event_loop: &Obj, sock: &Obj, to: &Obj) -> Res {
 /// Connect the frame's socket to the frame's address.
 pub(super) async fn connect_to(frame: &Frame) -> Res {
     let family = socket_object::family(&frame.local(SOCK))?;
-    let begun = match address::from_python(&frame.local(ADDRESS), family).zip(direct(&frame.local(SOCK))) {
+    // connect(2) on a socket that blocks is for its method, which lets go of the interpreter.
+    let fd = direct(&frame.local(SOCK)).filter(|&fd| socket::is_non_blocking(fd));
+    let begun = match address::from_python(&frame.local(ADDRESS), family).zip(fd) {
         Some((address, fd)) => {
             audit(c"socket.connect", &frame.local(SOCK), &frame.local(ADDRESS))?;
             socket::connect(fd, &address)

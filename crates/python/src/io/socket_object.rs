@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 
 use aioxide_core::sys::socket;
 
-use crate::ffi::{Obj, Ref, Res, float_value, import, index_value, int};
+use crate::ffi::{Obj, Ref, Res, float_value, import, index_value, int, tuple_of_refs};
 use crate::name;
 use crate::objects::names::imports;
 
@@ -35,28 +35,27 @@ pub fn family(sock: &Obj) -> Res<i64> {
 /// The steps of `socket.socket.__init__` without its Python frame: there a signal handler could raise when the object has
 /// taken the descriptor already, and nobody would know who has to close it.
 pub fn adopt(fd: OwnedFd, kind: [i64; 3]) -> Res {
-    let number = int(fd.as_raw_fd().into())?;
-    let sock = make(kind, &[&number])?;
-    // From here on it is the object's.
-    let _number = fd.into_raw_fd();
-    Ok(sock)
+    make(kind, Some(fd))
 }
 
 /// A new non-blocking socket: `socket.socket(*kind)`.
 pub fn open(kind: [i64; 3]) -> Res {
-    make(kind, &[])
+    make(kind, None)
 }
 
-fn make(kind: [i64; 3], number: &[&Obj]) -> Res {
+fn make(kind: [i64; 3], fd: Option<OwnedFd>) -> Res {
     let imports = imports();
     let [family, type_, protocol] = kind;
     // Told so, the object does not ask the system to make it non-blocking.
     let type_ = type_ | i64::from(socket::NONBLOCK);
     let sock = imports.socket_class.call_method(name!("__new__"), [&*imports.socket_class])?;
-    let numbers = [int(family)?, int(type_)?, int(protocol)?];
-    let [family, type_, protocol] = &numbers;
-    let args = [&[&*sock, family, type_, protocol], number].concat();
-    imports.c_socket_class.getattr(name!("__init__"))?.call_tuple(&*Obj::tuple_of(&args)?)?;
+    let mut numbers = vec![sock.clone(), int(family)?, int(type_)?, int(protocol)?];
+    if let Some(fd) = &fd {
+        numbers.push(int(fd.as_raw_fd().into())?);
+    }
+    imports.c_socket_class.getattr(name!("__init__"))?.call_tuple(&*tuple_of_refs(&numbers)?)?;
+    // From here on it is the object's.
+    let _number = fd.map(OwnedFd::into_raw_fd);
     sock.setattr(name!("_io_refs"), &*int(0)?)?;
     sock.setattr(name!("_closed"), crate::ffi::false_())?;
     Ok(sock)

@@ -71,6 +71,7 @@ imports! {
     get_frame = "sys"."_getframe",
     get_origin_depth = "sys"."get_coroutine_origin_tracking_depth",
     generic_alias = "types"."GenericAlias",
+    memoryview = "builtins"."memoryview",
     is_generator = "inspect"."isgenerator",
     socket_class = "socket"."socket",
     socket_namespace = "socket"."__dict__",

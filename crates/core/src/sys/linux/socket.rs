@@ -114,6 +114,12 @@ pub fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// Whether calls on the descriptor return at once (`O_NONBLOCK`). A bad one does: with its error.
+pub fn is_non_blocking(fd: RawFd) -> bool {
+    let flags = borrow(fd).ok().and_then(|fd| rustix::fs::fcntl_getfl(fd).ok());
+    flags.is_none_or(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK))
+}
+
 /// Whether a failed connect goes on in the background, this one or an earlier one.
 pub fn is_in_progress(error: &io::Error) -> bool {
     let code = error.raw_os_error().map(Errno::from_raw_os_error);

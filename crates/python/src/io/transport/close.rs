@@ -114,12 +114,10 @@ impl Inst<SocketTransport> {
 
     /// Let go of a socket that is still somebody else's: the transport could not be made.
     #[cold]
-    pub(super) fn disown(&self, driver: &Driver) {
-        driver.transports.remove(self.fd.get());
+    pub(super) fn disown(&self, driver: &Driver) -> Res<()> {
+        let removed = driver.transports.remove(self.fd.get(), self.obj());
         self.sock.clear();
-        if let Err(raised) = self.release() {
-            raised.forget();
-        }
+        finally(removed, || self.release())
     }
 
     /// Close the socket and let go of protocol, loop and server.
@@ -141,13 +139,12 @@ impl Inst<SocketTransport> {
         let Some(sock) = self.sock.take() else {
             return Ok(());
         };
-        if let Err(raised) = finally(self.stop_reading(), || self.stop_writing()) {
+        let removed = || match self.event_loop.get().as_deref().and_then(Driver::of) {
+            Some(driver) => driver.transports.remove(self.fd.get(), self.obj()),
+            None => Ok(()),
+        };
+        if let Err(raised) = finally(finally(self.stop_reading(), || self.stop_writing()), removed) {
             raised.forget();
-        }
-        if let Some(event_loop) = self.event_loop.get() {
-            if let Some(driver) = Driver::of(&event_loop) {
-                driver.transports.remove(self.fd.get());
-            }
         }
         socket_object::close(&sock)
     }

@@ -45,7 +45,7 @@ use super::address::Endpoint;
 use super::driver::Driver;
 use super::poll::READ_ALL;
 use super::protocol::Protocol;
-use super::socket_object;
+use super::{finally, socket_object};
 use crate::ffi::{
     Class, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, index_value, none, socket_fd,
 };
@@ -167,11 +167,7 @@ pub fn make(
     })?;
     match me.set_up(scheduler, driver, protocol, server) {
         Ok(()) => Ok(me),
-        Err(raised) => {
-            let exception = raised.take();
-            me.disown(driver);
-            Err(Raised::raise(exception))
-        }
+        Err(raised) => finally(Err(raised), || me.disown(driver)).map(|()| me),
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Frame {
     awaiting: Slot,
     thrown: Slot,
     yielded: Slot,
-    /// What an awaited coroutine raised while it was closed: `close()` raises it.
+    /// What cleaning up has raised: an awaited coroutine that was closed, a socket that was given up.
     close_error: Slot,
 }
 
@@ -115,6 +115,11 @@ impl Frame {
         self.yielded.take().ok_or_else(|| Raised::runtime("a native coroutine waits for nothing"))
     }
 
+    /// What cleaning up has raised: it comes out of the coroutine.
+    pub fn put_close_error(&self, exception: Ref) {
+        self.close_error.put(exception);
+    }
+
     pub(super) fn take_close_error(&self) -> Option<Ref> {
         self.close_error.take()
     }
@@ -163,7 +168,7 @@ impl Drop for CloseAtEnd<'_> {
                 Err(raised) => Err(raised),
             };
             if let Err(raised) = closed {
-                self.0.close_error.put(raised.take());
+                self.0.put_close_error(raised.take());
             }
         });
     }

@@ -30,7 +30,7 @@ pub use face::build;
 pub use frame::Frame;
 
 use crate::ffi::trampoline::Awaiting;
-use crate::ffi::{Class, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, exc, recursion_guarded};
+use crate::ffi::{Class, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, exc, none, recursion_guarded};
 
 type Body = Pin<Box<dyn Future<Output = Res>>>;
 
@@ -65,7 +65,7 @@ impl Native for Coroutine {
     }
 
     fn clear(&self) {
-        self.abandon();
+        self.abandon_for_good();
         self.origin.clear();
     }
 
@@ -76,7 +76,7 @@ impl Native for Coroutine {
 
 impl Drop for Coroutine {
     fn drop(&mut self) {
-        self.abandon();
+        self.abandon_for_good();
     }
 }
 
@@ -141,13 +141,24 @@ impl Coroutine {
                 drop(body);
                 // What it was started with may be large, and whoever keeps an ended coroutine does not want it.
                 self.frame.clear();
-                outcome.map(Awaiting::Done).map_err(no_stop_iteration)
+                self.clean_up_error(outcome).map(Awaiting::Done).map_err(no_stop_iteration)
             }
             Err(too_deep) => {
                 drop(body);
-                Err(too_deep)
+                self.clean_up_error(Err(too_deep))
             }
         }
+    }
+
+    /// As in try/finally: an error of the cleaning up comes out, and what was on its way is its context.
+    fn clean_up_error<T>(&self, outcome: Res<T>) -> Res<T> {
+        let Some(error) = self.frame.take_close_error() else {
+            return outcome;
+        };
+        if let Err(raised) = outcome {
+            error.set_context(raised.take());
+        }
+        Err(Raised::raise(error))
     }
 
     /// Same as `coroutine.close`: run the destructors of whatever it waits for.
@@ -156,7 +167,15 @@ impl Coroutine {
             return Err(Raised::value_error("coroutine already executing"));
         }
         self.abandon();
-        self.frame.take_close_error().map_or(Ok(()), |exception| Err(Raised::raise(exception)))
+        self.clean_up_error(Ok(()))
+    }
+
+    /// Nobody is left to raise to.
+    fn abandon_for_good(&self) {
+        self.abandon();
+        if let Some(error) = self.frame.take_close_error() {
+            Raised::aside(|| Raised::raise(error).unraisable(none()));
+        }
     }
 
     /// Drop the body, unless it runs: then its frame on the stack owns it.
