@@ -100,7 +100,7 @@ def test_the_socket_of_a_transport_answers_as_asyncios(kind):
             number = here.fileno()
             transport, protocol = await loop.create_connection(Recorder, sock=here)
             sock = transport.get_extra_info("socket")
-            assert type(sock) is asyncio.trsock.TransportSocket
+            assert isinstance(sock, asyncio.trsock.TransportSocket)
             assert sock.fileno() == number == transport._sock_fd
             assert sock.getsockname() == transport.get_extra_info("sockname")
             assert sock.getpeername() == transport.get_extra_info("peername")

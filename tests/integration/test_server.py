@@ -49,7 +49,7 @@ def test_a_server_accepts_and_its_connections_outlive_it(run):
         assert isinstance(server, asyncio.AbstractServer) and server.is_serving()
         assert server.get_loop() is asyncio.get_running_loop()
         (listener,) = server.sockets
-        assert type(listener) is asyncio.trsock.TransportSocket
+        assert isinstance(listener, asyncio.trsock.TransportSocket)
         assert repr(server) == f"<Server sockets=({listener!r},)>"
         peer = dial(server)
         protocol = await served.next()

@@ -421,7 +421,7 @@ def test_extra_info(run):
         ask = transport.get_extra_info
         assert ask("sockname") == name and ask("peername") == peer_name
         sock = ask("socket")
-        assert type(sock) is asyncio.trsock.TransportSocket and sock.fileno() == number
+        assert isinstance(sock, asyncio.trsock.TransportSocket) and sock.fileno() == number
         assert ask("nothing") is None and ask("nothing", 1) == 1 and ask("nothing", default=2) == 2
         assert ask("sslcontext") is None
         with pytest.raises(TypeError):
