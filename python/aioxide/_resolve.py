@@ -84,6 +84,10 @@ class Resolving(LoopPart):
         self._check_closed()
         self._check_default_executor()
         self._flush_held()
+        if not (flags or self._debug) and socket.getaddrinfo is _stock_getaddrinfo:
+            known = _native.literal_answer(host, port, family, type, proto)
+            if known is not None:
+                return known
         resolve: Any = self._getaddrinfo_debug if self._debug else socket.getaddrinfo
         if _never_blocks(host, port):
             return resolve(host, port, family, type, proto, flags)  # type: ignore[no-any-return]
@@ -132,6 +136,7 @@ class Resolving(LoopPart):
 
 #: What the stock `socket.getaddrinfo` is defined in. What a program puts in its place may block.
 _STOCK = vars(socket)
+_stock_getaddrinfo = socket.getaddrinfo
 _inet_pton = socket.inet_pton
 
 

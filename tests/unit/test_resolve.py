@@ -350,3 +350,23 @@ def test_a_literal_address_is_what_the_socket_module_would_answer(host, kind):
 @pytest.mark.parametrize("host", ["localhost", "fe80::1%lo", "127.1", "", None], ids=repr)
 def test_what_is_no_literal_address_must_be_asked_for(host):
     assert _native.literal_address(host, 80, 0, socket.SOCK_STREAM, 0) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "0.0.0.0", "::1", "::", "::ffff:1.2.3.4", "::1.2.3.4", "fe80::1", "2001:DB8::1", "0::1", "1.2.3"],
+)
+@pytest.mark.parametrize("family", [0, socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, 0])
+def test_an_answer_without_asking_is_the_stock_answer(host, family, kind):
+    answer = _native.literal_answer(host, 80, family, kind, 0)
+    if answer is not None:
+        stock = socket.getaddrinfo(host, 80, family, kind)
+        assert answer == stock
+        assert [type(part) for part in answer[0]] == [type(part) for part in stock[0]]
+    else:
+        assert (
+            host in ("2001:DB8::1", "0::1", "1.2.3")
+            or kind == 0
+            or family not in (0, socket.AF_INET6 if ":" in host else socket.AF_INET)
+        )

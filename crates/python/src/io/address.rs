@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
 use aioxide_core::net::{Address, ip_literal};
 
-use crate::ffi::{Obj, Raised, Ref, Res, exc, index_value, int, none, string, tuple, utf8};
+use crate::ffi::{Obj, Raised, Ref, Res, exc, index_value, int, list, none, string, tuple, utf8};
 use crate::name;
 use crate::objects::names::imports;
 
@@ -141,6 +141,34 @@ pub fn literal_info(host: &Obj, port: &Obj, family: &Obj, kind: &Obj, protocol: 
         }
         None => ask(),
     }
+}
+
+/// Exactly what `socket.getaddrinfo(host, port, family, kind, protocol)` answers for a numeric address that it would not write
+/// in another way; None if it is to be asked.
+pub fn literal_answer(host: &Obj, port: &Obj, family: &Obj, kind: &Obj, protocol: &Obj) -> Res {
+    let number = |o: &Obj| index_value(o).map_err(Raised::forget).ok();
+    let ask = || Ok(none().to_ref());
+    let (Some(wanted), Some(kind), Some(asked)) = (number(family), number(kind), number(protocol)) else {
+        return ask();
+    };
+    let (kind, protocol) = match kind {
+        1 if matches!(asked, 0 | 6) => (&imports().sock_stream, 6),
+        2 if matches!(asked, 0 | 17) => (&imports().sock_dgram, 17),
+        _ => return ask(),
+    };
+    if !host.is_str() || !port.is_exact_int() || number(port).is_none_or(|port| u16::try_from(port).is_err()) {
+        return ask();
+    }
+    let text = utf8(host)?;
+    let zero = int(0)?;
+    let (family, address) = match ip_literal(text, i32::try_from(wanted).unwrap_or(-1)) {
+        Some(IpAddr::V4(_)) => (&imports().af_inet, tuple([host, port])?),
+        Some(IpAddr::V6(ip)) if v6_text(ip) == text => (&imports().af_inet6, tuple([host, port, &*zero, &*zero])?),
+        _ => return ask(),
+    };
+    let answer = list()?;
+    answer.list_append(&*tuple([&**family, &**kind, &*int(protocol)?, name!(""), &*address])?)?;
+    Ok(answer)
 }
 
 /// `int(port)`, 0 for None and for no text; None for the name of a service.

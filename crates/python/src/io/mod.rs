@@ -20,7 +20,7 @@ pub mod sock;
 mod socket_object;
 pub mod transport;
 
-pub use address::literal_info as literal_address;
+pub use address::{literal_answer, literal_info as literal_address};
 
 use crate::ffi::{Obj, Raised, Ref, Res, none, probe_socket_layout};
 use crate::objects::future::Fut;

@@ -76,6 +76,8 @@ imports! {
     socket_class = "socket"."socket",
     socket_namespace = "socket"."__dict__",
     af_inet = "socket"."AF_INET",
+    sock_stream = "socket"."SOCK_STREAM",
+    sock_dgram = "socket"."SOCK_DGRAM",
     af_inet6 = "socket"."AF_INET6",
     c_socket_class = "_socket"."socket",
     weak_reference = "weakref"."ref",

@@ -51,6 +51,11 @@ pub fn execute(module: &Obj) -> Res<()> {
                 c"literal_address(host, port, family, type, proto, flowinfo=0, scope_id=0)\n--\n\nWhat getaddrinfo would answer for a numeric address, or None if it must be asked.",
             ),
             (
+                c"literal_answer",
+                function!(literal_answer),
+                c"literal_answer(host, port, family, type, proto)\n--\n\nsocket.getaddrinfo's answer for a numeric address, or None if it must be asked.",
+            ),
+            (
                 c"_panic",
                 function!(panic_on_purpose),
                 c"Panic in native code; for the test that this becomes an exception.",
@@ -135,6 +140,12 @@ fn literal_address(args: Args) -> Res {
         protocol.unwrap_or(&zero),
         [flowinfo.unwrap_or(&zero), scope_id.unwrap_or(&zero)],
     )
+}
+
+fn literal_answer(args: Args) -> Res {
+    let [host, port, family, kind, protocol] =
+        args.exactly("literal_answer", ["host", "port", "family", "type", "proto"])?;
+    io::literal_answer(host, port, family, kind, protocol)
 }
 
 fn panic_on_purpose(_: Args) -> Res {

@@ -7,14 +7,33 @@ use crate::objects::names::{hexversion, imports};
 use crate::tasks::task::{self, Options};
 use crate::{kwnames, name};
 
-/// The class that a program has put in the place of asyncio's own, if it has: asyncio's loops look it up at each call.
-#[inline]
+/// The class that a program has put in the place of asyncio's own, if it has.
 fn replaced<'a>(namespace: &'a Obj, name: &Obj, original: &Obj) -> Option<&'a Obj> {
     namespace.dict_get(name).filter(|class| !class.is(original))
 }
 
+fn own_task_class() -> Option<&'static Obj> {
+    replaced(&imports().tasks_namespace, name!("Task"), &imports().c_task)
+}
+
+fn own_future_class() -> Option<&'static Obj> {
+    replaced(&imports().futures_namespace, name!("Future"), &imports().c_future)
+}
+
+/// Look whether there are such classes. asyncio's loops do at each call; a loop of ours when it starts to run and at each
+/// poll, or the look-ups would be a tenth of the time that a task takes to be made.
+pub fn look_for_own_classes(this: &Inst<EventLoop>) {
+    this.own_classes.set(own_task_class().is_some() || own_future_class().is_some());
+}
+
+/// May there be one? A loop that does not run looks now.
+#[inline]
+fn may_have_own_classes(this: &Inst<EventLoop>) -> bool {
+    this.own_classes.get() || !this.scheduler.is_running()
+}
+
 pub fn create_future(this: &Inst<EventLoop>) -> Res {
-    if let Some(class) = replaced(&imports().futures_namespace, name!("Future"), &imports().c_future) {
+    if let Some(class) = may_have_own_classes(this).then(own_future_class).flatten() {
         return class.to_ref().call_kw(&[this.obj()], kwnames!("loop"));
     }
     let f = Owned::new(Future::default())?;
@@ -24,7 +43,7 @@ pub fn create_future(this: &Inst<EventLoop>) -> Res {
 
 pub fn create_task(this: &Inst<EventLoop>, args: Args) -> Res {
     this.scheduler.check_closed()?;
-    let class = replaced(&imports().tasks_namespace, name!("Task"), &imports().c_task);
+    let class = may_have_own_classes(this).then(own_task_class).flatten();
     if let (Some(class), false) = (class, this.scheduler.task_factory.is_some()) {
         return by_class(this.obj(), &class.to_ref(), &parse(args)?);
     }

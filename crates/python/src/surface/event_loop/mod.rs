@@ -33,6 +33,8 @@ pub struct EventLoop {
     rule: RefCell<PollRule>,
     /// `loop.time` was replaced (tests do this): ask it instead of the clock.
     time_overridden: Cell<bool>,
+    /// A class of the program's own stands in the place of asyncio's Task or Future (see `create`).
+    own_classes: Cell<bool>,
     /// Timers due within so many seconds are run; programs that move the clock set it.
     clock_resolution: Cell<f64>,
     /// `loop.sock_connect` was replaced: `create_connection` awaits that one.
@@ -76,6 +78,7 @@ fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
             stopping: Cell::new(false),
             rule: RefCell::new(PollRule::default()),
             time_overridden: Cell::new(false),
+            own_classes: Cell::new(false),
             clock_resolution: Cell::new(clock::resolution_s()),
             sock_connect_overridden: Cell::new(false),
             makes_futures: Cell::new(true),

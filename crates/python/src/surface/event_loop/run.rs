@@ -7,7 +7,7 @@
 use aioxide_core::kernel::poll_timeout;
 use aioxide_core::sys::clock;
 
-use super::EventLoop;
+use super::{EventLoop, create};
 use crate::ffi::{
     BoolExt, Context, Inst, Obj, Raised, Ref, Res, exc, float, float_value, import, int, none, str_of, string,
     thread_ident,
@@ -52,6 +52,7 @@ fn turn(this: &Inst<EventLoop>) -> Res<()> {
     let idle = scheduler.ready_len() == 0;
     let stopping = this.stopping.get();
     if this.rule.borrow().must_poll(idle, stopping) {
+        create::look_for_own_classes(this);
         this.driver.poll(scheduler, poll_timeout(idle, stopping, scheduler.next_deadline(), now))?;
         this.rule.borrow_mut().polled();
     }
@@ -244,6 +245,7 @@ impl<'a> Running<'a> {
     fn enter(&mut self) -> Res<()> {
         let me = self.this.obj();
         self.this.scheduler.loop_hash.set(me.hash()?);
+        create::look_for_own_classes(self.this);
         me.call_method(name!("_set_coroutine_origin_tracking"), [self.this.scheduler.debug.get().into_obj()])?;
         let sys = import("sys")?;
         let first = me.getattr(name!("_asyncgen_firstiter_hook"))?;
