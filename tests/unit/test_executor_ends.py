@@ -206,7 +206,8 @@ HEAD = textwrap.dedent("""
 
 def outcome_of(loop_name, program):
     """What a program prints on this loop: its lines, its errors, its exit code."""
-    command = [sys.executable, "-c", HEAD + textwrap.dedent(program), loop_name]
+    # A debug build of the interpreter tells of the loop that is never closed.
+    command = [sys.executable, "-W", "ignore::ResourceWarning", "-c", HEAD + textwrap.dedent(program), loop_name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     return done.stdout.splitlines(), done.stderr, done.returncode
 
