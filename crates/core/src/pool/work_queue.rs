@@ -4,8 +4,8 @@
 //! started only if no other is idle, and as long as there are fewer than the limit.
 //!
 //! ## A worker's life
-//! [`enter`](WorkQueue::enter) once, then [`take`](WorkQueue::take) until it says `End`; after `Nothing` it calls
-//! [`wait`](WorkQueue::wait). Looking for an item and being listed as idle is one critical section of `take`, so a
+//! [`take_first`](WorkQueue::take_first) once, then [`take`](WorkQueue::take) until it says `End`; after `Nothing` it calls
+//! [`wait`](WorkQueue::wait) and [`take_woken`](WorkQueue::take_woken). Looking for an item and being listed as idle is one critical section of `take`, so a
 //! binding may let go of its interpreter between `take` and `wait`: whoever pushes meanwhile finds an idle worker.
 //!
 //! ## Why no wake-up is lost
@@ -49,6 +49,8 @@ struct State<T> {
     idle: usize,
     /// Calls to idle workers that none has heard yet.
     called: usize,
+    /// Workers that have heard a call and not looked for an item yet.
+    heard: usize,
     /// Workers that are being started.
     starting: usize,
     /// Workers in all, those being started included.
@@ -59,14 +61,15 @@ struct State<T> {
 impl<T> State<T> {
     /// Is there a worker on its way, or an idle one, for each of so many items?
     fn covers(&self, items: usize) -> bool {
-        items <= self.idle + self.called + self.starting
+        items <= self.idle + self.called + self.heard + self.starting
     }
 }
 
 impl<T: Send> WorkQueue<T> {
     /// An empty queue without workers.
     pub fn new() -> Self {
-        let state = State { items: VecDeque::new(), idle: 0, called: 0, starting: 0, threads: 0, closed: false };
+        let state =
+            State { items: VecDeque::new(), idle: 0, called: 0, heard: 0, starting: 0, threads: 0, closed: false };
         Self { state: Mutex::new(state), called: Condvar::new() }
     }
 
@@ -142,15 +145,27 @@ impl<T: Send> WorkQueue<T> {
 
     // --- workers ------------------------------------------------------------------------------------------------
 
-    /// A worker that was announced is here.
-    pub fn enter(&self) {
+    /// What a worker that was announced is to do first. Never blocks. In one critical section it is on its way no more, and
+    /// has an item or is listed as idle: in between it would count for nothing, and one worker too many be started.
+    pub fn take_first(&self) -> Take<T> {
         let mut state = self.lock();
         state.starting = state.starting.saturating_sub(1);
+        Self::take_of(&mut state)
     }
 
-    /// What to do next. Never blocks.
-    pub fn take(&self) -> Take<T> {
+    /// What to do after [`wait`](Self::wait). Never blocks. Until then the worker counts as on its way.
+    pub fn take_woken(&self) -> Take<T> {
         let mut state = self.lock();
+        state.heard = state.heard.saturating_sub(1);
+        Self::take_of(&mut state)
+    }
+
+    /// What to do after an item. Never blocks.
+    pub fn take(&self) -> Take<T> {
+        Self::take_of(&mut self.lock())
+    }
+
+    fn take_of(state: &mut State<T>) -> Take<T> {
         match state.items.pop_front() {
             Some(item) => Take::Item(item),
             None if state.closed => Take::End,
@@ -164,13 +179,11 @@ impl<T: Send> WorkQueue<T> {
     /// After [`Take::Nothing`]: blocks until there may be something.
     pub fn wait(&self) {
         let mut state = self.lock();
-        while state.called == 0 {
-            if state.closed {
-                return;
-            }
+        while state.called == 0 && !state.closed {
             state = self.called.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
-        state.called -= 1;
+        state.called = state.called.saturating_sub(1);
+        state.heard += 1;
     }
 
     /// A poisoned mutex is as good as new: no critical section leaves the state half done.

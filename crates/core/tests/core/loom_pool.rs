@@ -10,12 +10,18 @@ fn worker(queue: &Arc<WorkQueue<u8>>) -> thread::JoinHandle<Vec<u8>> {
     let queue = Arc::clone(queue);
     thread::spawn(move || {
         let mut got = Vec::new();
+        let mut next = queue.take();
         loop {
-            match queue.take() {
+            match next {
                 Take::Item(item) => got.push(item),
-                Take::Nothing => queue.wait(),
+                Take::Nothing => {
+                    queue.wait();
+                    next = queue.take_woken();
+                    continue;
+                }
                 Take::End => return got,
             }
+            next = queue.take();
         }
     })
 }
@@ -61,10 +67,14 @@ fn loom_an_item_is_taken_by_somebody_although_nobody_closes() {
             .map(|_| {
                 let queue = Arc::clone(&queue);
                 thread::spawn(move || {
+                    let mut next = queue.take();
                     loop {
-                        match queue.take() {
+                        match next {
                             Take::Item(item) => return item,
-                            Take::Nothing => queue.wait(),
+                            Take::Nothing => {
+                                queue.wait();
+                                next = queue.take_woken();
+                            }
                             Take::End => unreachable!("nobody closes it"),
                         }
                     }
@@ -91,7 +101,7 @@ fn loom_a_worker_that_was_idle_before_is_called_by_whoever_pushes() {
             })
             .collect();
         queue.wait();
-        assert_ne!(queue.take(), Take::Nothing);
+        assert_ne!(queue.take_woken(), Take::Nothing);
         pushers.into_iter().for_each(|p| p.join().unwrap());
         assert_eq!(queue.len(), 1);
     });

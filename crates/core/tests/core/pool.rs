@@ -8,13 +8,9 @@ use std::thread;
 
 use aioxide_core::pool::{Take, WorkQueue};
 
-/// Starts a worker as a pool does; it is here at once.
+/// Starts a worker as a pool does; it is on its way.
 fn start(queue: &WorkQueue<u32>, limit: usize) -> bool {
-    let is_wanted = queue.announce(0, limit);
-    if is_wanted {
-        queue.enter();
-    }
-    is_wanted
+    queue.announce(0, limit)
 }
 
 #[test]
@@ -37,13 +33,13 @@ fn a_thread_is_wanted_only_while_none_is_idle_and_there_are_fewer_than_the_limit
     assert!(queue.is_short(1));
     queue.push(1).unwrap();
     assert!(start(&queue, 2));
-    assert!(queue.is_short(0), "it is here, but has not taken the item");
-    assert_eq!(queue.take(), Take::Item(1));
+    assert!(!queue.is_short(0), "it is on its way");
+    assert_eq!(queue.take_first(), Take::Item(1));
     assert!(!queue.is_short(0));
     assert!(queue.is_short(1), "it is busy");
     queue.push(2).unwrap();
     assert!(start(&queue, 2));
-    assert_eq!(queue.take(), Take::Item(2));
+    assert_eq!(queue.take_first(), Take::Item(2));
     queue.push(3).unwrap();
     assert!(queue.is_short(0));
     assert!(!start(&queue, 2), "the limit");
@@ -54,8 +50,7 @@ fn a_thread_is_wanted_only_while_none_is_idle_and_there_are_fewer_than_the_limit
 fn an_idle_worker_covers_one_item() {
     let queue = WorkQueue::new();
     assert!(queue.announce(1, 9));
-    queue.enter();
-    assert_eq!(queue.take(), Take::Nothing);
+    assert_eq!(queue.take_first(), Take::Nothing);
     assert!(!queue.is_short(1));
     queue.push(1).unwrap();
     assert!(!queue.is_short(0), "it was called");
@@ -138,12 +133,17 @@ fn many_producers_and_a_growing_pool_lose_and_double_nothing() {
 
 fn work(queue: &WorkQueue<u32>) -> Vec<u32> {
     let mut got = Vec::new();
-    queue.enter();
+    let mut next = queue.take_first();
     loop {
-        match queue.take() {
+        match next {
             Take::Item(item) => got.push(item),
-            Take::Nothing => queue.wait(),
+            Take::Nothing => {
+                queue.wait();
+                next = queue.take_woken();
+                continue;
+            }
             Take::End => return got,
         }
+        next = queue.take();
     }
 }

@@ -278,11 +278,11 @@ pub fn submit(event_loop: &Obj, executor: &Obj, queue: &Inst<WorkQueue>, functio
 fn work(this: &Inst<WorkQueue>) -> Res {
     let shared = this.shared();
     let generation = fork::generation();
-    shared.enter();
     let mut since = clock::monotonic_coarse_s();
     let mut sleeper = None;
+    let mut next = shared.take_first();
     loop {
-        match shared.take() {
+        match next {
             Take::Item(CrossThread(item)) => {
                 // There is another call: it may take long, and the loop should be waiting for the interpreter by then.
                 wake(sleeper.take());
@@ -309,12 +309,15 @@ fn work(this: &Inst<WorkQueue>) -> Res {
                     thread::yield_now();
                 });
                 since = clock::monotonic_coarse_s();
+                next = shared.take_woken();
+                continue;
             }
             Take::End => {
                 wake(sleeper);
                 return Ok(none().to_ref());
             }
         }
+        next = shared.take();
     }
 }
 
