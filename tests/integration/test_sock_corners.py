@@ -240,3 +240,70 @@ def test_addresses_that_are_none(address):
                 return type(error).__name__, str(error)
 
     same(scenario)
+
+
+AUDITED = []
+
+
+@pytest.fixture(scope="module")
+def audited():
+    """Audit hooks stay for the life of the process: one for all, which does nothing unless it is told to."""
+    sys.addaudithook(lambda event, args: [hook(event, args) for hook in AUDITED])
+    yield AUDITED
+    AUDITED.clear()
+
+
+def test_an_audit_hook_that_closes_the_socket_connects_nobody_elses(audited):
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        sock, other = socket.socket(), socket.socket()
+        number = sock.fileno()
+        seen = []
+
+        def hook(event, args):
+            if event == "socket.connect" and args[0] is sock:
+                seen.append(args[1])
+                sock.close()
+                os.dup2(other.fileno(), number)
+
+        with socket.create_server(("127.0.0.1", 0)) as listener, other:
+            sock.setblocking(False)
+            other.setblocking(False)
+            audited.append(hook)
+            try:
+                with pytest.raises(OSError) as raised:
+                    await loop.sock_connect(sock, listener.getsockname())
+            finally:
+                audited.remove(hook)
+                os.close(number)
+            listener.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                listener.accept()
+            return raised.value.errno, len(seen)
+
+    same(scenario)
+
+
+def test_a_socket_that_cannot_be_made_non_blocking_is_closed(run, monkeypatch):
+    made = []
+
+    class Refusing(socket.socket):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(self)
+
+        def setblocking(self, flag):
+            raise OSError(1, "refused")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            monkeypatch.setattr(socket, "socket", Refusing)
+            try:
+                with pytest.raises(OSError, match="refused"):
+                    await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+            finally:
+                monkeypatch.undo()
+        assert [sock.fileno() for sock in made] == [-1]
+
+    run(main)

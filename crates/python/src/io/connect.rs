@@ -42,6 +42,7 @@ pub fn connect_sock(event_loop: &Obj, errors: &Obj, info: &Obj, local_infos: &Ob
 async fn open_and_connect(frame: &Frame, by_method: bool) -> Res {
     open(frame)?;
     let opened = Opened::socket(frame);
+    socket_object::make_non_blocking(&frame.local(SOCK))?;
     if !frame.local(LOCAL_INFOS).is_none() {
         let (event_loop, sock) = (frame.local(LOOP), frame.local(SOCK));
         let (infos, errors) = (frame.local(LOCAL_INFOS), frame.local(ERRORS));
@@ -60,7 +61,7 @@ async fn open_and_connect(frame: &Frame, by_method: bool) -> Res {
     Ok(frame.local(SOCK))
 }
 
-/// A non-blocking socket for `INFO`, as the frame's own.
+/// A socket for `INFO`, as the frame's own.
 fn open(frame: &Frame) -> Res<()> {
     let info = frame.local(INFO);
     let [family, type_, protocol, _, address] = info.unpack::<5>()?;
@@ -72,7 +73,7 @@ fn open(frame: &Frame) -> Res<()> {
         let class = class.to_ref();
         let sock = class.call_kw(&[&*family, &*type_, &*protocol], kwnames!("family", "type", "proto"))?;
         frame.set_local(SOCK, sock);
-        return frame.local(SOCK).call_method(name!("setblocking"), [crate::ffi::false_()]).map(drop);
+        return Ok(());
     }
     let kind = [index_value(&family)?, index_value(&type_)?, index_value(&protocol)?];
     frame.set_local(SOCK, socket_object::open(kind)?);

@@ -10,7 +10,7 @@
 //! * In a forked child nothing is sent that was held before the fork: it is the parent's. (The forking thread has flushed;
 //!   this is about loops of other threads.)
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
 
@@ -98,10 +98,7 @@ impl Held {
 
     /// Send what is held and then `others`, in one system call. Nothing is held afterwards.
     pub fn send(&self, fd: RawFd, others: &[u8]) -> io::Result<Sent> {
-        let mut bytes = self.bytes.borrow_mut();
-        if self.fork_generation.get() != fork::generation() {
-            bytes.clear();
-        }
+        let mut bytes = self.own_bytes();
         let outcome = match (bytes.is_empty(), others.is_empty()) {
             (true, true) => Ok(0),
             (true, false) => socket::send(fd, others),
@@ -118,7 +115,16 @@ impl Held {
 
     /// What is held, without a send. Nothing is held afterwards.
     pub fn take(&self) -> Sent {
-        Sent { rest: std::mem::take(&mut *self.bytes.borrow_mut()), others: 0 }
+        Sent { rest: std::mem::take(&mut *self.own_bytes()), others: 0 }
+    }
+
+    /// What is held, without what a parent process held when it forked.
+    fn own_bytes(&self) -> RefMut<'_, Vec<u8>> {
+        let mut bytes = self.bytes.borrow_mut();
+        if self.fork_generation.get() != fork::generation() {
+            bytes.clear();
+        }
+        bytes
     }
 
     /// Send what is held, if anything is.

@@ -203,9 +203,10 @@ pub(super) async fn connect_to(frame: &Frame) -> Res {
     // connect(2) on a socket that blocks is for its method, which lets go of the interpreter.
     let fd = direct(&frame.local(SOCK)).filter(|&fd| socket::is_non_blocking(fd));
     let begun = match address::from_python(&frame.local(ADDRESS), family).zip(fd) {
-        Some((address, fd)) => {
+        Some((address, _)) => {
             audit(c"socket.connect", &frame.local(SOCK), &frame.local(ADDRESS))?;
-            socket::connect(fd, &address)
+            // The descriptor as it is now: a hook is the program's code, and may have closed the socket.
+            socket::connect(socket_fd(&frame.local(SOCK), -1), &address)
         }
         None => {
             if address::is_ip_family(family) {
