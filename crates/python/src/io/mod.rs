@@ -13,6 +13,7 @@ pub mod executor;
 mod fork;
 pub mod held;
 pub mod listener;
+mod literal;
 mod poll;
 mod protocol;
 mod receive;
@@ -20,7 +21,7 @@ pub mod sock;
 mod socket_object;
 pub mod transport;
 
-pub use address::{literal_answer, literal_info as literal_address};
+pub use literal::{literal_address, literal_answer};
 
 use crate::ffi::{Obj, Raised, Ref, Res, none, probe_socket_layout};
 use crate::objects::future::Fut;
