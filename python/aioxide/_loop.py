@@ -23,6 +23,7 @@ from ._connect import Connecting
 from ._executor import Executors
 from ._inner import Inner
 from ._not_yet import NotYet
+from ._processes import Processes
 from ._reports import Reports
 from ._resolve import Resolving
 from ._serve import Serving
@@ -44,6 +45,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Resolving,
     Connecting,
     Serving,
+    Processes,
     Reports,
     Inner,
     NotYet,
@@ -62,6 +64,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         "__weakref__",
         "_asyncgens",
         "_asyncgens_shutdown_called",
+        "_child_watcher",
         "_coroutine_origin_depth",
         "_default_executor",
         "_dns_executor",
@@ -84,6 +87,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         self._asyncgens_shutdown_called = False
         self._coroutine_origin_depth: int | None = None
         self._signal_handlers = {}
+        self._child_watcher = None
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:

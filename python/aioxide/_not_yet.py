@@ -19,7 +19,6 @@ TLS = "TLS is"
 UNIX = "unix sockets are"
 UDP = "UDP is"
 PIPES = "pipes are"
-SUBPROCESSES = "subprocesses are"
 SIGNALS = "signal handlers are"
 SENDFILE = "sendfile is"
 
@@ -59,8 +58,6 @@ class NotYet(LoopPart):
     create_datagram_endpoint = _missing("create_datagram_endpoint", UDP)
     connect_read_pipe = _missing("connect_read_pipe", PIPES)
     connect_write_pipe = _missing("connect_write_pipe", PIPES)
-    subprocess_exec = _missing("subprocess_exec", SUBPROCESSES)
-    subprocess_shell = _missing("subprocess_shell", SUBPROCESSES)
     add_signal_handler = _missing("add_signal_handler", SIGNALS)
     remove_signal_handler = _missing("remove_signal_handler", SIGNALS)
     sendfile = _missing("sendfile", SENDFILE)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import socket
+    import subprocess
     from collections.abc import Callable, Coroutine, Iterable
     from concurrent.futures import ThreadPoolExecutor
     from contextvars import Context
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from weakref import WeakSet
 
     from ._executor import ThreadPool
+    from ._native import SubprocessTransport
 
     #: (family, type, proto, canonical name, address), as `socket.getaddrinfo` has it.
     AddressInfo: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
@@ -80,6 +82,16 @@ class LoopPart(asyncio.AbstractEventLoop):
             self, sock: socket.socket, protocol_factory: ProtocolFactory
         ) -> Coroutine[Any, Any, tuple[asyncio.Transport, asyncio.BaseProtocol]]: ...
 
+        def _adopt_child(
+            self,
+            popen: subprocess.Popen[bytes],
+            protocol: asyncio.BaseProtocol,
+            waiter: asyncio.Future[None],
+            extra: dict[str, Any] | None,
+            wakes_at: int,
+            by_pidfd: bool,
+        ) -> SubprocessTransport: ...
+
         # Of the parts.
         slow_callback_duration: float
         _default_executor: ThreadPoolExecutor | None
@@ -89,6 +101,7 @@ class LoopPart(asyncio.AbstractEventLoop):
         _exception_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None
         _asyncgens: WeakSet[Any]
         _asyncgens_shutdown_called: bool
+        _child_watcher: Any
         _signal_handlers: dict[int, asyncio.Handle]
 
         def _check_default_executor(self) -> None: ...

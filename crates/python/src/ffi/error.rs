@@ -265,6 +265,8 @@ pub mod exc {
         not_implemented_error = PyExc_NotImplementedError,
         os_error = PyExc_OSError,
         overflow_error = PyExc_OverflowError,
+        permission_error = PyExc_PermissionError,
+        process_lookup_error = PyExc_ProcessLookupError,
         runtime_error = PyExc_RuntimeError,
         stop_iteration = PyExc_StopIteration,
         system_error = PyExc_SystemError,

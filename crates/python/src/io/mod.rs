@@ -15,6 +15,7 @@ pub mod held;
 pub mod listener;
 mod literal;
 mod poll;
+pub mod process;
 mod protocol;
 mod receive;
 pub mod sock;
@@ -28,6 +29,7 @@ use crate::objects::future::Fut;
 use crate::objects::report;
 use executor::Call;
 use listener::Listener;
+use process::SubprocessTransport;
 use transport::SocketTransport;
 
 /// Build the classes of this layer.
@@ -37,6 +39,7 @@ pub fn build() -> Res<()> {
     transport::build()?;
     listener::build()?;
     executor::build()?;
+    process::build()?;
     Ok(())
 }
 
@@ -57,8 +60,11 @@ pub fn run(work: &Obj, what: u32) -> Res<()> {
     if let Some(call) = work.downcast::<Call>() {
         return Call::deliver(call);
     }
-    match work.downcast::<Listener>() {
-        Some(listener) => listener.run(),
+    if let Some(listener) = work.downcast::<Listener>() {
+        return listener.run();
+    }
+    match work.downcast::<SubprocessTransport>() {
+        Some(child) => child.run(),
         None => Ok(()),
     }
 }

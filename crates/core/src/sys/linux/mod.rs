@@ -7,4 +7,5 @@ pub mod clock;
 pub mod epoll;
 mod fd;
 pub mod pipe;
+pub mod process;
 pub mod socket;

@@ -10,6 +10,7 @@
 mod create;
 mod execute;
 mod lifetime;
+mod process;
 mod run;
 mod schedule;
 mod serve;
@@ -166,6 +167,8 @@ pub fn build() -> Res<Ref> {
     .method(c"_transports_of", onearg!(EventLoop, serve::transports_of), c"The open transports that a server has accepted; of all, if it is None.")
     .method(c"set_write_gathering", keywords!(EventLoop, serve::set_write_gathering), c"set_write_gathering($self, enabled)\n--\n\nWhether a transport may hold what one callback writes, to send it at the callback's end. On unless AIOXIDE_GATHER=0.")
     .method(c"_flush_held", noargs!(EventLoop, serve::flush_held), c"Send what a transport holds.")
+    // process
+    .method(c"_adopt_child", keywords!(EventLoop, process::adopt_child), c"The transport of a child that a Popen has started.")
     // sock
     .method(c"sock_recv", keywords!(EventLoop, sock::recv), c"sock_recv($self, sock, n)\n--\n\nReceive up to n bytes. Same as asyncio.loop.sock_recv.")
     .method(c"sock_recv_into", keywords!(EventLoop, sock::recv_into), c"sock_recv_into($self, sock, buf)\n--\n\nReceive into a writable buffer; the count of bytes.")
