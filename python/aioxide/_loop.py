@@ -24,6 +24,7 @@ from ._executor import Executors
 from ._inner import Inner
 from ._not_yet import NotYet
 from ._processes import Processes
+from ._pipes import Pipes
 from ._reports import Reports
 from ._resolve import Resolving
 from ._serve import Serving
@@ -46,6 +47,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Connecting,
     Serving,
     Processes,
+    Pipes,
     Reports,
     Inner,
     NotYet,

@@ -175,13 +175,18 @@ impl Base {
     /// `logger.debug(format, me)` in debug mode.
     #[inline]
     pub fn log_debug(&self, me: &Obj, format: &str) -> Res<()> {
-        if self.is_debug() { log(me, format) } else { Ok(()) }
+        if self.is_debug() { log(name!("debug"), me, format) } else { Ok(()) }
+    }
+
+    /// `logger.info(format, me)` in debug mode.
+    pub fn log_info(&self, me: &Obj, format: &str) -> Res<()> {
+        if self.is_debug() { log(name!("info"), me, format) } else { Ok(()) }
     }
 }
 
 #[cold]
-fn log(me: &Obj, format: &str) -> Res<()> {
-    imports().logger.call_method(name!("debug"), [&*string(format)?, me]).map(drop)
+fn log(level: &Obj, me: &Obj, format: &str) -> Res<()> {
+    imports().logger.call_method(level, [&*string(format)?, me]).map(drop)
 }
 
 /// Same as `futures._set_result_unless_cancelled(waiter, None)`.

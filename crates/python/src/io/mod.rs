@@ -17,6 +17,7 @@ pub mod held;
 pub mod listener;
 mod literal;
 mod pieces;
+pub mod pipe;
 mod poll;
 pub mod process;
 mod protocol;
@@ -32,6 +33,7 @@ use crate::objects::future::Fut;
 use crate::objects::report;
 use executor::Call;
 use listener::Listener;
+use pipe::{ReadPipeTransport, WritePipeTransport};
 use process::SubprocessTransport;
 use transport::SocketTransport;
 
@@ -40,6 +42,7 @@ pub fn build() -> Res<()> {
     probe_socket_layout()?;
     fork::watch_for_forks()?;
     transport::build()?;
+    pipe::build()?;
     listener::build()?;
     executor::build()?;
     process::build()?;
@@ -59,6 +62,12 @@ pub fn run(work: &Obj, what: u32) -> Res<()> {
     // What a `sock_*` coroutine waits for.
     if let Some(future) = Fut::of_exact(work) {
         return if future.core.is_pending() { future.set_result(none().to_ref()) } else { Ok(()) };
+    }
+    if let Some(pipe) = work.downcast::<ReadPipeTransport>() {
+        return pipe.run(what);
+    }
+    if let Some(pipe) = work.downcast::<WritePipeTransport>() {
+        return pipe.run(what);
     }
     if let Some(call) = work.downcast::<Call>() {
         return Call::deliver(call);

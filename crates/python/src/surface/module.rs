@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use crate::ffi::{
-    Args, Obj, Once, Raised, Res, exc, import_attr, index_value, int, list, module_functions, none, string,
+    Args, Obj, Once, Raised, Ref, Res, exc, import_attr, index_value, int, list, module_functions, none, string,
 };
 use crate::objects::{future, handle, names};
 use crate::tasks::coroutine;
@@ -24,17 +24,7 @@ pub fn execute(module: &Obj) -> Res<()> {
     if !CLASSES.is_set() {
         CLASSES.set(build_classes()?);
     }
-    let classes = CLASSES.get();
-    for (key, class) in [
-        (name!("Handle"), &classes.handle),
-        (name!("TimerHandle"), &classes.timer_handle),
-        (name!("Future"), &classes.future),
-        (name!("Task"), &classes.task),
-        (name!("Loop"), &classes.event_loop),
-        (name!("SocketTransport"), &classes.socket_transport),
-        (name!("SubprocessTransport"), &classes.subprocess_transport),
-        (name!("WorkQueue"), &classes.work_queue),
-    ] {
+    for (key, class) in CLASSES.get() {
         module.setattr(key, class)?;
     }
     module.setattr(name!("__version__"), &*string(env!("CARGO_PKG_VERSION"))?)?;
@@ -65,16 +55,8 @@ pub fn execute(module: &Obj) -> Res<()> {
     )
 }
 
-struct Classes {
-    handle: crate::ffi::Ref,
-    timer_handle: crate::ffi::Ref,
-    future: crate::ffi::Ref,
-    task: crate::ffi::Ref,
-    event_loop: crate::ffi::Ref,
-    socket_transport: crate::ffi::Ref,
-    subprocess_transport: crate::ffi::Ref,
-    work_queue: crate::ffi::Ref,
-}
+/// The public classes by their names.
+type Classes = Vec<(&'static Obj, Ref)>;
 
 static CLASSES: Once<Classes> = Once::new();
 
@@ -86,10 +68,19 @@ fn build_classes() -> Res<Classes> {
     coroutine::build()?;
     io::build()?;
     let event_loop = super::event_loop::build()?;
-    let socket_transport = io::transport::class();
-    let subprocess_transport = io::process::class();
-    let work_queue = io::executor::class();
-    Ok(Classes { handle, timer_handle, future, task, event_loop, socket_transport, subprocess_transport, work_queue })
+    let [read_pipe_transport, write_pipe_transport] = io::pipe::classes();
+    Ok(vec![
+        (name!("Handle"), handle),
+        (name!("TimerHandle"), timer_handle),
+        (name!("Future"), future),
+        (name!("Task"), task),
+        (name!("Loop"), event_loop),
+        (name!("SocketTransport"), io::transport::class()),
+        (name!("ReadPipeTransport"), read_pipe_transport),
+        (name!("WritePipeTransport"), write_pipe_transport),
+        (name!("SubprocessTransport"), io::process::class()),
+        (name!("WorkQueue"), io::executor::class()),
+    ])
 }
 
 /// Where the Rust value of a future or a task begins: behind the larger of the two bases.

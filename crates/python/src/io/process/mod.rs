@@ -196,8 +196,7 @@ impl Inst<SubprocessTransport> {
 
     fn close_pipes(&self) -> Res<()> {
         // On a closed loop nobody could be told of their end.
-        let is_open =
-            |event_loop: &Ref| Scheduler::of(event_loop).is_some_and(|scheduler| !scheduler.closed.get());
+        let is_open = |event_loop: &Ref| Scheduler::of(event_loop).is_some_and(|scheduler| !scheduler.closed.get());
         if !self.event_loop.get().as_ref().is_some_and(is_open) {
             return Ok(());
         }
@@ -221,9 +220,7 @@ impl Inst<SubprocessTransport> {
         }
         match process.call_method(name!("kill"), []) {
             // It has ended by itself, or is somebody else's by now (setuid).
-            Err(raised)
-                if raised.matches(exc::process_lookup_error()) || raised.matches(exc::permission_error()) =>
-            {
+            Err(raised) if raised.matches(exc::process_lookup_error()) || raised.matches(exc::permission_error()) => {
                 raised.forget();
                 Ok(())
             }

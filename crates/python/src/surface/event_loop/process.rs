@@ -15,5 +15,6 @@ pub fn adopt_child(this: &Inst<EventLoop>, args: Args) -> Res {
         _ => Notices::AtExit,
     };
     let extra = Some(extra).filter(|e| !e.is_none());
-    process::adopt(this.obj(), popen, protocol, waiter, extra, notices, by_pidfd.is_true()?).map(crate::ffi::Owned::into_ref)
+    process::adopt(this.obj(), popen, protocol, waiter, extra, notices, by_pidfd.is_true()?)
+        .map(crate::ffi::Owned::into_ref)
 }
