@@ -179,6 +179,7 @@ def test_a_signal_after_the_end_goes_to_nobody(run):
     async def main():
         process = await asyncio.create_subprocess_exec("true")
         await process.wait()
+        await asyncio.sleep(0.05)  # connection_lost
         outcomes = []
         for send in (process.kill, process.terminate, lambda: process.send_signal(signal.SIGUSR1)):
             try:
