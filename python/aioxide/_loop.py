@@ -26,6 +26,7 @@ from ._not_yet import NotYet
 from ._reports import Reports
 from ._resolve import Resolving
 from ._serve import Serving
+from ._signals import Signals
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Generator
@@ -44,6 +45,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Resolving,
     Connecting,
     Serving,
+    Signals,
     Reports,
     Inner,
     NotYet,
@@ -68,7 +70,6 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         "_dns_threads",
         "_exception_handler",
         "_executor_shutdown_called",
-        "_signal_handlers",
         "slow_callback_duration",
     )
 
@@ -83,7 +84,6 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         self._asyncgens = WeakSet()
         self._asyncgens_shutdown_called = False
         self._coroutine_origin_depth: int | None = None
-        self._signal_handlers = {}
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
@@ -133,6 +133,13 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         """
         if self.is_running():
             raise RuntimeError("Cannot close a running event loop")
+        try:
+            # Now: a signal must not be written into a pipe that is closed.
+            self._remove_signal_handlers()
+        finally:
+            self._close_for_good()
+
+    def _close_for_good(self) -> None:
         if self.is_closed():
             return
         if self._debug:

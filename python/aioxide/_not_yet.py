@@ -20,7 +20,6 @@ UNIX = "unix sockets are"
 UDP = "UDP is"
 PIPES = "pipes are"
 SUBPROCESSES = "subprocesses are"
-SIGNALS = "signal handlers are"
 SENDFILE = "sendfile is"
 
 
@@ -61,7 +60,5 @@ class NotYet(LoopPart):
     connect_write_pipe = _missing("connect_write_pipe", PIPES)
     subprocess_exec = _missing("subprocess_exec", SUBPROCESSES)
     subprocess_shell = _missing("subprocess_shell", SUBPROCESSES)
-    add_signal_handler = _missing("add_signal_handler", SIGNALS)
-    remove_signal_handler = _missing("remove_signal_handler", SIGNALS)
     sendfile = _missing("sendfile", SENDFILE)
     sock_sendfile = _missing("sock_sendfile", SENDFILE)
