@@ -23,6 +23,7 @@ from ._connect import Connecting
 from ._executor import Executors
 from ._inner import Inner
 from ._not_yet import NotYet
+from ._pipes import Pipes
 from ._reports import Reports
 from ._resolve import Resolving
 from ._serve import Serving
@@ -45,6 +46,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Resolving,
     Connecting,
     Serving,
+    Pipes,
     Signals,
     Reports,
     Inner,

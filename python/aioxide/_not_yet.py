@@ -18,7 +18,6 @@ __all__ = ["NotYet", "not_yet"]
 TLS = "TLS is"
 UNIX = "unix sockets are"
 UDP = "UDP is"
-PIPES = "pipes are"
 SUBPROCESSES = "subprocesses are"
 SENDFILE = "sendfile is"
 
@@ -56,8 +55,6 @@ class NotYet(LoopPart):
     create_unix_connection = _missing("create_unix_connection", UNIX)
     create_unix_server = _missing("create_unix_server", UNIX)
     create_datagram_endpoint = _missing("create_datagram_endpoint", UDP)
-    connect_read_pipe = _missing("connect_read_pipe", PIPES)
-    connect_write_pipe = _missing("connect_write_pipe", PIPES)
     subprocess_exec = _missing("subprocess_exec", SUBPROCESSES)
     subprocess_shell = _missing("subprocess_shell", SUBPROCESSES)
     sendfile = _missing("sendfile", SENDFILE)

@@ -75,6 +75,20 @@ class LoopPart(asyncio.AbstractEventLoop):
             context: Context | None = None,  # 3.15+
         ) -> asyncio.Transport: ...
 
+        def _make_read_pipe_transport(
+            self,
+            pipe: Any,
+            protocol: asyncio.BaseProtocol,
+            waiter: asyncio.Future[None] | None = None,
+            extra: dict[str, Any] | None = None,
+        ) -> asyncio.ReadTransport: ...
+        def _make_write_pipe_transport(
+            self,
+            pipe: Any,
+            protocol: asyncio.BaseProtocol,
+            waiter: asyncio.Future[None] | None = None,
+            extra: dict[str, Any] | None = None,
+        ) -> asyncio.WriteTransport: ...
         def _connect_sock(
             self,
             exceptions: list[list[OSError]],

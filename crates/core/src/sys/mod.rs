@@ -7,6 +7,7 @@
 //!
 //! * `clock`: `monotonic_s`, `monotonic_coarse_s`, `COARSE_LAG_S`, `resolution_s`
 //! * `epoll`: `Epoll`, `Event`, `Interest`, `Timeout` (a readiness set: level-triggered, edges on demand)
+//! * `file`: `read`, `write`, `write_vectored`, `kind`, `set_nonblocking`
 //! * `pipe`: `WakePipe` (a descriptor other threads and signal handlers write a byte into)
 //! * `socket`: `recv`, `send`, `send_vectored`, `accept`, `connect`, ...
 //!
@@ -20,7 +21,7 @@ pub use address::Address;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub use linux::{clock, epoll, pipe, socket};
+pub use linux::{clock, epoll, file, pipe, socket};
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("aioxide-core has no sys/ for this platform yet: sys/mod.rs lists what it must supply");

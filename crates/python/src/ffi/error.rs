@@ -255,6 +255,7 @@ pub mod exc {
         assertion_error = PyExc_AssertionError,
         attribute_error = PyExc_AttributeError,
         blocking_io_error = PyExc_BlockingIOError,
+        broken_pipe_error = PyExc_BrokenPipeError,
         buffer_error = PyExc_BufferError,
         connection_reset = PyExc_ConnectionResetError,
         generator_exit = PyExc_GeneratorExit,

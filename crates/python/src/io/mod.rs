@@ -6,14 +6,18 @@
 //! loop calls [`run`], the transport receives and calls the protocol. No Handle, no Python frame but the protocol's own.
 
 mod address;
+mod base;
 pub mod connect;
 mod descriptors;
 pub mod driver;
 pub mod executor;
+mod flow;
 mod fork;
 pub mod held;
 pub mod listener;
 mod literal;
+mod pieces;
+pub mod pipe;
 mod poll;
 mod protocol;
 mod receive;
@@ -31,6 +35,7 @@ use crate::objects::report;
 use driver::Driver;
 use executor::Call;
 use listener::Listener;
+use pipe::{ReadPipeTransport, WritePipeTransport};
 use transport::SocketTransport;
 
 /// Build the classes of this layer.
@@ -38,6 +43,7 @@ pub fn build() -> Res<()> {
     probe_socket_layout()?;
     fork::watch_for_forks()?;
     transport::build()?;
+    pipe::build()?;
     listener::build()?;
     executor::build()?;
     Ok(())
@@ -56,6 +62,12 @@ pub fn run(work: &Obj, what: u32) -> Res<()> {
     // What a `sock_*` coroutine waits for.
     if let Some(future) = Fut::of_exact(work) {
         return if future.core.is_pending() { future.set_result(none().to_ref()) } else { Ok(()) };
+    }
+    if let Some(pipe) = work.downcast::<ReadPipeTransport>() {
+        return pipe.run(what);
+    }
+    if let Some(pipe) = work.downcast::<WritePipeTransport>() {
+        return pipe.run(what);
     }
     if let Some(call) = work.downcast::<Call>() {
         return Call::deliver(call);

@@ -72,6 +72,14 @@ impl Protocol {
         }
     }
 
+    /// Of a pipe: `data_received` is all it gets.
+    pub fn set_plain(&self, protocol: &Obj) -> Res<()> {
+        self.clear();
+        self.is_buffered.set(false);
+        self.object.put(protocol.to_ref());
+        self.receive.set(protocol, name!("data_received"))
+    }
+
     fn slots(&self) -> [&Slot; 3] {
         [&self.object, &self.receive.function, &self.received.function]
     }

@@ -289,11 +289,11 @@ pub fn current_stack() -> Res {
     imports().extract_stack.call1(&frame)
 }
 
-/// Reports the failure of a done-callback that had no handle: one is made for the report.
-pub fn report_call(raised: Raised, event_loop: &Obj, callback: &Obj, argument: &Obj, context: &Obj) -> Res<()> {
-    let handle = Handle::new(callback, &[argument], event_loop, Some(context));
+/// Reports the failure of a callback that had no handle: one is made for the report.
+pub fn report_call(raised: Raised, event_loop: &Obj, callback: &Obj, args: &[&Obj], context: Option<&Obj>) -> Res<()> {
+    let handle = Handle::new(callback, args, event_loop, context);
     match handle {
-        Ok(h) => h.report(raised, callback, crate::ffi::tuple([argument])),
+        Ok(h) => h.report(raised, callback, Obj::tuple_of(args)),
         Err(e) => {
             e.forget();
             Err(raised)

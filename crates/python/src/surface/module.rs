@@ -32,6 +32,8 @@ pub fn execute(module: &Obj) -> Res<()> {
         (name!("Task"), &classes.task),
         (name!("Loop"), &classes.event_loop),
         (name!("SocketTransport"), &classes.socket_transport),
+        (name!("ReadPipeTransport"), &classes.read_pipe_transport),
+        (name!("WritePipeTransport"), &classes.write_pipe_transport),
         (name!("WorkQueue"), &classes.work_queue),
     ] {
         module.setattr(key, class)?;
@@ -76,6 +78,8 @@ struct Classes {
     task: crate::ffi::Ref,
     event_loop: crate::ffi::Ref,
     socket_transport: crate::ffi::Ref,
+    read_pipe_transport: crate::ffi::Ref,
+    write_pipe_transport: crate::ffi::Ref,
     work_queue: crate::ffi::Ref,
 }
 
@@ -90,8 +94,19 @@ fn build_classes() -> Res<Classes> {
     io::build()?;
     let event_loop = super::event_loop::build()?;
     let socket_transport = io::transport::class();
+    let [read_pipe_transport, write_pipe_transport] = io::pipe::classes();
     let work_queue = io::executor::class();
-    Ok(Classes { handle, timer_handle, future, task, event_loop, socket_transport, work_queue })
+    Ok(Classes {
+        handle,
+        timer_handle,
+        future,
+        task,
+        event_loop,
+        socket_transport,
+        read_pipe_transport,
+        write_pipe_transport,
+        work_queue,
+    })
 }
 
 /// Where the Rust value of a future or a task begins: behind the larger of the two bases.

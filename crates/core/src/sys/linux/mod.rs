@@ -6,5 +6,6 @@
 pub mod clock;
 pub mod epoll;
 mod fd;
+pub mod file;
 pub mod pipe;
 pub mod socket;

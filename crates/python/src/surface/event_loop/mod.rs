@@ -2,7 +2,7 @@
 //!
 //! CPython counterpart: `asyncio.base_events.BaseEventLoop` and `asyncio.selector_events.BaseSelectorEventLoop`. The loop is
 //! the top, not the middle (D2): nothing below knows this type. Files by concern: `run` (the turn), `schedule` (call_soon
-//! and its like), `create` (futures and tasks), `execute` (threads), `watch` (descriptors), `serve` (transports and listeners),
+//! and its like), `create` (futures and tasks), `execute` (threads), `watch` (descriptors), `serve` (transports and listeners), `pipe`,
 //! `lifetime`.
 //!
 //! `aioxide.EventLoop` derives from this class and adds, in Python, what runs once per program, loop or connection.
@@ -10,6 +10,7 @@
 mod create;
 mod execute;
 mod lifetime;
+mod pipe;
 mod run;
 mod schedule;
 mod serve;
@@ -167,6 +168,9 @@ pub fn build() -> Res<Ref> {
     .method(c"_transports_of", onearg!(EventLoop, serve::transports_of), c"The open transports that a server has accepted; of all, if it is None.")
     .method(c"set_write_gathering", keywords!(EventLoop, serve::set_write_gathering), c"set_write_gathering($self, enabled)\n--\n\nWhether a transport may hold what one callback writes, to send it at the callback's end. On unless AIOXIDE_GATHER=0.")
     .method(c"_flush_held", noargs!(EventLoop, serve::flush_held), c"Send what a transport holds.")
+    // pipe
+    .method(c"_make_read_pipe_transport", keywords!(EventLoop, pipe::make_read), c"A transport for the reading end of a pipe.")
+    .method(c"_make_write_pipe_transport", keywords!(EventLoop, pipe::make_write), c"A transport for the writing end of a pipe.")
     // sock
     .method(c"sock_recv", keywords!(EventLoop, sock::recv), c"sock_recv($self, sock, n)\n--\n\nReceive up to n bytes. Same as asyncio.loop.sock_recv.")
     .method(c"sock_recv_into", keywords!(EventLoop, sock::recv_into), c"sock_recv_into($self, sock, buf)\n--\n\nReceive into a writable buffer; the count of bytes.")

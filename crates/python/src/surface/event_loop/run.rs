@@ -135,7 +135,7 @@ fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
             registry::withdraw(scheduler, this.obj());
             match Context::run(&context, || f.call1(&argument).map(drop)) {
                 Ok(()) => Ok(()),
-                Err(raised) => handle::report_call(raised, this.obj(), &f, &argument, &context),
+                Err(raised) => handle::report_call(raised, this.obj(), &f, &[&argument], Some(&context)),
             }
         }
         Entry::Native(work, what) => {
