@@ -28,6 +28,7 @@ from ._pipes import Pipes
 from ._reports import Reports
 from ._resolve import Resolving
 from ._serve import Serving
+from ._signals import Signals
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Generator
@@ -48,6 +49,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Serving,
     Processes,
     Pipes,
+    Signals,
     Reports,
     Inner,
     NotYet,
@@ -73,7 +75,6 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         "_dns_threads",
         "_exception_handler",
         "_executor_shutdown_called",
-        "_signal_handlers",
         "slow_callback_duration",
     )
 
@@ -88,7 +89,6 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         self._asyncgens = WeakSet()
         self._asyncgens_shutdown_called = False
         self._coroutine_origin_depth: int | None = None
-        self._signal_handlers = {}
         self._child_watcher = None
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
@@ -139,6 +139,13 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         """
         if self.is_running():
             raise RuntimeError("Cannot close a running event loop")
+        try:
+            # Now: a signal must not be written into a pipe that is closed.
+            self._remove_signal_handlers()
+        finally:
+            self._close_for_good()
+
+    def _close_for_good(self) -> None:
         if self.is_closed():
             return
         if self._debug:

@@ -18,7 +18,6 @@ __all__ = ["NotYet", "not_yet"]
 TLS = "TLS is"
 UNIX = "unix sockets are"
 UDP = "UDP is"
-SIGNALS = "signal handlers are"
 SENDFILE = "sendfile is"
 
 
@@ -55,7 +54,5 @@ class NotYet(LoopPart):
     create_unix_connection = _missing("create_unix_connection", UNIX)
     create_unix_server = _missing("create_unix_server", UNIX)
     create_datagram_endpoint = _missing("create_datagram_endpoint", UDP)
-    add_signal_handler = _missing("add_signal_handler", SIGNALS)
-    remove_signal_handler = _missing("remove_signal_handler", SIGNALS)
     sendfile = _missing("sendfile", SENDFILE)
     sock_sendfile = _missing("sock_sendfile", SENDFILE)

@@ -22,15 +22,18 @@ mod poll;
 pub mod process;
 mod protocol;
 mod receive;
+pub mod signals;
 pub mod sock;
 mod socket_object;
 pub mod transport;
+pub mod wakeup_fd;
 
 pub use literal::{literal_address, literal_answer};
 
 use crate::ffi::{Obj, Raised, Ref, Res, none, probe_socket_layout};
 use crate::objects::future::Fut;
 use crate::objects::report;
+use driver::Driver;
 use executor::Call;
 use listener::Listener;
 use pipe::{ReadPipeTransport, WritePipeTransport};
@@ -75,10 +78,11 @@ pub fn run(work: &Obj, what: u32) -> Res<()> {
     if let Some(listener) = work.downcast::<Listener>() {
         return listener.run();
     }
-    match work.downcast::<SubprocessTransport>() {
-        Some(child) => child.run(),
-        None => Ok(()),
+    if let Some(child) = work.downcast::<SubprocessTransport>() {
+        return child.run();
     }
+    // The loop itself: for its signals.
+    Driver::of(work).map_or(Ok(()), |driver| driver.read_signals(work))
 }
 
 /// Do `then` whatever came of `first`, whose error counts. Nothing may be called while an error is set, so it is set aside.

@@ -93,6 +93,7 @@ imports! {
     futures_timeout_error = "concurrent.futures"."TimeoutError",
     pool_globals = "concurrent.futures.thread"."__dict__",
     reentrant_lock = "_thread"."RLock",
+    set_wakeup_fd = "signal"."set_wakeup_fd",
     queue_empty = "queue"."Empty",
 }
 

@@ -47,6 +47,11 @@ pub fn execute(module: &Obj) -> Res<()> {
                 c"literal_answer(host, port, family, type, proto)\n--\n\nsocket.getaddrinfo's answer for a numeric address, or None if it must be asked.",
             ),
             (
+                c"_sighandler_noop",
+                function!(note_signal),
+                c"_sighandler_noop(signum, frame)\n--\n\nThe Python handler of the signals that loops have handlers for: tells the loop that it came.",
+            ),
+            (
                 c"_panic",
                 function!(panic_on_purpose),
                 c"Panic in native code; for the test that this becomes an exception.",
@@ -140,6 +145,12 @@ fn literal_answer(args: Args) -> Res {
     let [host, port, family, kind, protocol] =
         args.exactly("literal_answer", ["host", "port", "family", "type", "proto"])?;
     io::literal_answer(host, port, family, kind, protocol)
+}
+
+fn note_signal(args: Args) -> Res {
+    let [signal, _frame] = args.exactly("_sighandler_noop", ["signum", "frame"])?;
+    io::signals::note(signal)?;
+    Ok(none().to_ref())
 }
 
 fn panic_on_purpose(_: Args) -> Res {

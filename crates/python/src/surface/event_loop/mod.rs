@@ -15,6 +15,7 @@ mod process;
 mod run;
 mod schedule;
 mod serve;
+mod signals;
 mod sock;
 mod watch;
 
@@ -181,6 +182,11 @@ pub fn build() -> Res<Ref> {
     .method(c"sock_accept", keywords!(EventLoop, sock::accept), c"sock_accept($self, sock)\n--\n\nAccept a connection: (socket, address). The socket does not block.")
     .method(c"_connect_sock", keywords!(EventLoop, sock::connect_sock), c"A socket connected to one address.")
     .method(c"_create_connection_transport", keywords!(EventLoop, sock::create_transport), c"A transport and its protocol for a connected socket.")
+    // signals
+    .method(c"_claim_signals", noargs!(EventLoop, signals::claim), c"Signals come to this loop: a handler is to be installed.")
+    .method(c"_release_signals", noargs!(EventLoop, signals::release), c"Signals do not come any more: the last handler was removed.")
+    .method(c"_handle_signal", onearg!(EventLoop, signals::handle), c"Queue the handler of a signal that has come.")
+    .getset(c"_signal_handlers", getter!(EventLoop, signals::handlers), None, c"Number of a signal to its handle.")
     // lifetime
     .method(c"is_closed", noargs!(EventLoop, lifetime::is_closed), c"is_closed($self, /)\n--\n\nWhether close() was called.")
     .method(c"_close", noargs!(EventLoop, lifetime::close), c"Release the native resources.")

@@ -9,14 +9,15 @@ use aioxide_core::sys::clock;
 
 use super::{EventLoop, create};
 use crate::ffi::{
-    BoolExt, Context, Inst, Obj, Raised, Ref, Res, exc, float, float_value, import, int, none, str_of, string,
+    BoolExt, Context, Inst, Obj, Raised, Ref, Res, float, float_value, import, none, str_of, string,
     thread_ident,
 };
 use crate::objects::names::imports;
 use crate::objects::scheduler::Entry;
 use crate::objects::{handle, report};
 use crate::tasks::task::{self, registry, task_of};
-use crate::{io, kwnames, name};
+use crate::io::{self, wakeup_fd};
+use crate::{kwnames, name};
 
 pub fn run_forever(this: &Inst<EventLoop>) -> Res {
     this.scheduler.check_closed()?;
@@ -51,9 +52,9 @@ fn turn(this: &Inst<EventLoop>) -> Res<()> {
     let now = if scheduler.ready_len() == 0 && scheduler.next_deadline().is_some() { time(this)? } else { 0.0 };
     let idle = scheduler.ready_len() == 0;
     let stopping = this.stopping.get();
-    if this.rule.borrow().must_poll(idle, stopping) {
+    if this.rule.borrow().must_poll(idle, stopping) || this.driver.signals.are_noted() {
         create::look_for_own_classes(this);
-        this.driver.poll(scheduler, poll_timeout(idle, stopping, scheduler.next_deadline(), now))?;
+        this.driver.poll(this.obj(), scheduler, poll_timeout(idle, stopping, scheduler.next_deadline(), now))?;
         this.rule.borrow_mut().polled();
     }
     scheduler.take_inbox();
@@ -230,12 +231,11 @@ pub fn is_running(this: &Inst<EventLoop>) -> Res {
 struct Running<'a> {
     this: &'a Inst<EventLoop>,
     old_hooks: Option<Ref>,
-    wakeup_fd: Option<i64>,
 }
 
 impl<'a> Running<'a> {
     fn start(this: &'a Inst<EventLoop>) -> Res<Running<'a>> {
-        let mut running = Running { this, old_hooks: None, wakeup_fd: None };
+        let mut running = Running { this, old_hooks: None };
         match running.enter() {
             Ok(()) => Ok(running),
             Err(raised) => Err(running.end(Err(raised)).err().unwrap_or_else(|| Raised::runtime("cannot start"))),
@@ -252,7 +252,7 @@ impl<'a> Running<'a> {
         let last = me.getattr(name!("_asyncgen_finalizer_hook"))?;
         self.old_hooks = Some(sys.call_method(name!("get_asyncgen_hooks"), [])?);
         sys.call_method_kw(name!("set_asyncgen_hooks"), [&*first, &*last], kwnames!("firstiter", "finalizer"))?;
-        self.wakeup_fd = take_wakeup_fd(self.this)?;
+        wakeup_fd::begin_run(self.this.scheduler.pipe().writer_fd())?;
         self.this.scheduler.set_owner(thread_ident());
         imports().set_running_loop.call1(me)?;
         Ok(())
@@ -269,7 +269,7 @@ impl<'a> Running<'a> {
         for step in [
             Running::flush,
             Running::leave_thread,
-            Running::restore_wakeup_fd,
+            Running::give_up_wakeup_fd,
             Running::stop_tracking,
             Running::restore_hooks,
         ] {
@@ -298,8 +298,8 @@ impl<'a> Running<'a> {
         imports().set_running_loop.call1(none()).map(drop)
     }
 
-    fn restore_wakeup_fd(&self) -> Res<()> {
-        self.wakeup_fd.map_or(Ok(()), give_back_wakeup_fd)
+    fn give_up_wakeup_fd(&self) -> Res<()> {
+        wakeup_fd::end_run(self.this.scheduler.pipe().writer_fd())
     }
 
     fn stop_tracking(&self) -> Res<()> {
@@ -315,51 +315,5 @@ impl<'a> Running<'a> {
             )?;
         }
         Ok(())
-    }
-}
-
-/// Let the C signal handler write into our pipe while we run, so that a signal which comes between the last check and the
-/// wait wakes the loop. Only the main thread may ask for it, and a descriptor that the user has set stays.
-fn take_wakeup_fd(this: &Inst<EventLoop>) -> Res<Option<i64>> {
-    let ours = i64::from(this.scheduler.pipe().writer_fd());
-    let signal = import("signal")?;
-    let fd = int(ours)?;
-    let old =
-        signal.call_method_kw(name!("set_wakeup_fd"), [&*fd, crate::ffi::false_()], kwnames!("warn_on_full_buffer"));
-    match old {
-        Ok(old) if crate::ffi::index_value(&old)? == -1 => Ok(Some(ours)),
-        Ok(old) => {
-            restore_foreign_wakeup_fd(&signal, &old)?;
-            Ok(None)
-        }
-        Err(raised) if raised.matches(exc::value_error()) => {
-            raised.forget();
-            Ok(None)
-        }
-        Err(raised) => Err(raised),
-    }
-}
-
-fn give_back_wakeup_fd(ours: i64) -> Res<()> {
-    let signal = import("signal")?;
-    let now = signal.call_method(name!("set_wakeup_fd"), [&*int(-1)?])?;
-    if crate::ffi::index_value(&now)? != ours {
-        // The program has set its own meanwhile.
-        restore_foreign_wakeup_fd(&signal, &now)?;
-    }
-    Ok(())
-}
-
-/// Put the program's own descriptor back. One that was closed meanwhile is of no use to anybody.
-fn restore_foreign_wakeup_fd(signal: &Obj, fd: &Obj) -> Res<()> {
-    let put =
-        signal.call_method_kw(name!("set_wakeup_fd"), [fd, crate::ffi::false_()], kwnames!("warn_on_full_buffer"));
-    match put {
-        Ok(_) => Ok(()),
-        Err(raised) if raised.is_exit() => Err(raised),
-        Err(raised) => {
-            raised.forget();
-            signal.call_method(name!("set_wakeup_fd"), [&*int(-1)?]).map(drop)
-        }
     }
 }
