@@ -26,6 +26,7 @@ from ._not_yet import NotYet
 from ._reports import Reports
 from ._resolve import Resolving
 from ._serve import Serving
+from ._unix import UnixSockets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Generator
@@ -44,6 +45,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Resolving,
     Connecting,
     Serving,
+    UnixSockets,
     Reports,
     Inner,
     NotYet,
@@ -69,6 +71,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         "_exception_handler",
         "_executor_shutdown_called",
         "_signal_handlers",
+        "_unix_server_sockets",
         "slow_callback_duration",
     )
 
@@ -84,6 +87,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         self._asyncgens_shutdown_called = False
         self._coroutine_origin_depth: int | None = None
         self._signal_handlers = {}
+        self._unix_server_sockets = {}
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
