@@ -55,6 +55,7 @@ class UnixSockets(LoopPart):
         #: Inode of the path of each listening socket that is to be removed with its server.
         _unix_server_sockets: dict[socket.socket, int]
 
+        def _start_serving(self, *args: Any, **kwargs: Any) -> None: ...
         def _stop_listening(self, sock: socket.socket) -> None: ...
 
     async def create_unix_connection(  # type: ignore[override]

@@ -10,7 +10,6 @@ import logging
 import os
 import pathlib
 import socket
-
 import sys
 import warnings
 
@@ -252,7 +251,7 @@ def test_a_directory_that_cannot_be_read_is_logged_of(run, directory, caplog, mo
             return stat_of(path, *args, **options)
 
         monkeypatch.setattr(os, "stat", refuse)
-        with pytest.raises(OSError, match="Address 'at.sock' is already in use"):
+        with pytest.raises(OSError, match=r"Address 'at\.sock' is already in use"):
             await asyncio.get_running_loop().create_unix_server(Recorder, "at.sock")
         (record,) = caplog.records
         assert record.levelno == logging.ERROR
