@@ -6,14 +6,17 @@
 //! loop calls [`run`], the transport receives and calls the protocol. No Handle, no Python frame but the protocol's own.
 
 mod address;
+mod base;
 pub mod connect;
 mod descriptors;
 pub mod driver;
 pub mod executor;
+mod flow;
 mod fork;
 pub mod held;
 pub mod listener;
 mod literal;
+mod pieces;
 mod poll;
 mod protocol;
 mod receive;
