@@ -20,6 +20,7 @@ from weakref import WeakSet
 
 from . import _native
 from ._connect import Connecting
+from ._datagram import Datagrams
 from ._executor import Executors
 from ._inner import Inner
 from ._not_yet import NotYet
@@ -46,6 +47,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Connecting,
     Serving,
     UnixSockets,
+    Datagrams,
     Reports,
     Inner,
     NotYet,

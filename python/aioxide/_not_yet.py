@@ -16,7 +16,6 @@ from ._part import LoopPart
 __all__ = ["NotYet", "not_yet"]
 
 TLS = "TLS is"
-UDP = "UDP is"
 PIPES = "pipes are"
 SUBPROCESSES = "subprocesses are"
 SIGNALS = "signal handlers are"
@@ -53,7 +52,6 @@ class NotYet(LoopPart):
     """The methods that only say what is missing."""
 
     start_tls = _missing("start_tls", TLS)
-    create_datagram_endpoint = _missing("create_datagram_endpoint", UDP)
     connect_read_pipe = _missing("connect_read_pipe", PIPES)
     connect_write_pipe = _missing("connect_write_pipe", PIPES)
     subprocess_exec = _missing("subprocess_exec", SUBPROCESSES)

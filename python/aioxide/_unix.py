@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Path: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
 
-__all__ = ["UnixSockets", "remove_stale_socket"]
+__all__ = ["UnixSockets", "is_abstract", "remove_stale_socket"]
 
 
 def is_abstract(path: str | bytes) -> bool:

@@ -8,7 +8,7 @@
 //! * `clock`: `monotonic_s`, `monotonic_coarse_s`, `COARSE_LAG_S`, `resolution_s`
 //! * `epoll`: `Epoll`, `Event`, `Interest`, `Timeout` (a readiness set: level-triggered, edges on demand)
 //! * `pipe`: `WakePipe` (a descriptor other threads and signal handlers write a byte into)
-//! * `socket`: `recv`, `send`, `send_vectored`, `accept`, `connect`, ...
+//! * `socket`: `recv`, `recv_from`, `send`, `send_to`, `send_vectored`, `accept`, `connect`, ...
 //!
 //! Invariants: nothing outside this folder is unsafe; a descriptor is an `OwnedFd` at birth; a raw
 //! descriptor number that comes from Python may be closed or negative, and the answer to both is

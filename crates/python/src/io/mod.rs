@@ -8,6 +8,7 @@
 mod address;
 mod base;
 pub mod connect;
+pub mod datagram;
 mod descriptors;
 pub mod driver;
 pub mod executor;
@@ -29,6 +30,7 @@ pub use literal::{literal_address, literal_answer};
 use crate::ffi::{Obj, Raised, Ref, Res, none, probe_socket_layout};
 use crate::objects::future::Fut;
 use crate::objects::report;
+use datagram::DatagramTransport;
 use executor::Call;
 use listener::Listener;
 use transport::SocketTransport;
@@ -38,6 +40,7 @@ pub fn build() -> Res<()> {
     probe_socket_layout()?;
     fork::watch_for_forks()?;
     transport::build()?;
+    datagram::build()?;
     listener::build()?;
     executor::build()?;
     Ok(())
@@ -51,6 +54,9 @@ pub fn build() -> Res<()> {
 #[inline]
 pub fn run(work: &Obj, what: u32) -> Res<()> {
     if let Some(transport) = work.downcast::<SocketTransport>() {
+        return transport.run(what);
+    }
+    if let Some(transport) = work.downcast::<DatagramTransport>() {
         return transport.run(what);
     }
     // What a `sock_*` coroutine waits for.

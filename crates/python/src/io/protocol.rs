@@ -72,6 +72,11 @@ impl Protocol {
         }
     }
 
+    /// The same for a transport that receives no stream: nothing is looked up.
+    pub fn set_plain(&self, protocol: &Obj) {
+        self.object.put(protocol.to_ref());
+    }
+
     fn slots(&self) -> [&Slot; 3] {
         [&self.object, &self.receive.function, &self.received.function]
     }

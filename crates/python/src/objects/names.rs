@@ -54,6 +54,7 @@ imports! {
     constants = "asyncio"."constants",
     transport_socket_class = "asyncio.trsock"."TransportSocket",
     transport_class = "asyncio.transports"."Transport",
+    datagram_transport_class = "asyncio.transports"."DatagramTransport",
     buffered_protocol_class = "asyncio.protocols"."BufferedProtocol",
     extract_stack = "asyncio.format_helpers"."extract_stack",
     format_callback_source = "asyncio.format_helpers"."_format_callback_source",

@@ -32,6 +32,7 @@ pub fn execute(module: &Obj) -> Res<()> {
         (name!("Task"), &classes.task),
         (name!("Loop"), &classes.event_loop),
         (name!("SocketTransport"), &classes.socket_transport),
+        (name!("DatagramTransport"), &classes.datagram_transport),
         (name!("WorkQueue"), &classes.work_queue),
     ] {
         module.setattr(key, class)?;
@@ -71,6 +72,7 @@ struct Classes {
     task: crate::ffi::Ref,
     event_loop: crate::ffi::Ref,
     socket_transport: crate::ffi::Ref,
+    datagram_transport: crate::ffi::Ref,
     work_queue: crate::ffi::Ref,
 }
 
@@ -85,8 +87,9 @@ fn build_classes() -> Res<Classes> {
     io::build()?;
     let event_loop = super::event_loop::build()?;
     let socket_transport = io::transport::class();
+    let datagram_transport = io::datagram::class();
     let work_queue = io::executor::class();
-    Ok(Classes { handle, timer_handle, future, task, event_loop, socket_transport, work_queue })
+    Ok(Classes { handle, timer_handle, future, task, event_loop, socket_transport, datagram_transport, work_queue })
 }
 
 /// Where the Rust value of a future or a task begins: behind the larger of the two bases.
