@@ -50,6 +50,7 @@ LOOP_CLASSES = ("BaseEventLoop", "SelectorEventLoop", "Server")
 #: What may be taken from there: name -> reason.
 ALLOWED_OF_LOOPS = {
     "_run_until_complete_cb": "anyio recognises the root task by this very function",
+    "_unset": "the default of create_datagram_endpoint's reuse_address in 3.10",
 }
 #: Whole modules, in one file each: (file, module) -> reason.
 ALLOWED_MODULES = {

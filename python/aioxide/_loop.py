@@ -20,6 +20,7 @@ from weakref import WeakSet
 
 from . import _native
 from ._connect import Connecting
+from ._datagram import Datagrams
 from ._executor import Executors
 from ._inner import Inner
 from ._not_yet import NotYet
@@ -29,6 +30,7 @@ from ._reports import Reports
 from ._resolve import Resolving
 from ._serve import Serving
 from ._signals import Signals
+from ._unix import UnixSockets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Generator
@@ -50,6 +52,8 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Processes,
     Pipes,
     Signals,
+    UnixSockets,
+    Datagrams,
     Reports,
     Inner,
     NotYet,
@@ -75,6 +79,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         "_dns_threads",
         "_exception_handler",
         "_executor_shutdown_called",
+        "_unix_server_sockets",
         "slow_callback_duration",
     )
 
@@ -90,6 +95,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         self._asyncgens_shutdown_called = False
         self._coroutine_origin_depth: int | None = None
         self._child_watcher = None
+        self._unix_server_sockets = {}
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:

@@ -16,8 +16,6 @@ from ._part import LoopPart
 __all__ = ["NotYet", "not_yet"]
 
 TLS = "TLS is"
-UNIX = "unix sockets are"
-UDP = "UDP is"
 SENDFILE = "sendfile is"
 
 
@@ -51,8 +49,5 @@ class NotYet(LoopPart):
     """The methods that only say what is missing."""
 
     start_tls = _missing("start_tls", TLS)
-    create_unix_connection = _missing("create_unix_connection", UNIX)
-    create_unix_server = _missing("create_unix_server", UNIX)
-    create_datagram_endpoint = _missing("create_datagram_endpoint", UDP)
     sendfile = _missing("sendfile", SENDFILE)
     sock_sendfile = _missing("sock_sendfile", SENDFILE)

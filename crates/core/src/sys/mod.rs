@@ -10,7 +10,7 @@
 //! * `file`: `read`, `write`, `write_vectored`, `kind`, `set_nonblocking`
 //! * `pipe`: `WakePipe` (a descriptor other threads and signal handlers write a byte into)
 //! * `process`: `open_pidfd`, `take_status`, `is_unknown` (children)
-//! * `socket`: `recv`, `send`, `send_vectored`, `accept`, `connect`, ...
+//! * `socket`: `recv`, `recv_from`, `send`, `send_to`, `send_vectored`, `accept`, `connect`, ...
 //!
 //! Invariants: nothing outside this folder is unsafe; a descriptor is an `OwnedFd` at birth; a raw
 //! descriptor number that comes from Python may be closed or negative, and the answer to both is

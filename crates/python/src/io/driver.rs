@@ -46,7 +46,7 @@ pub enum Watcher {
 const EVENTS: usize = 64;
 
 /// asyncio's `max_size`: more is never received at once. Untouched pages of it cost nothing.
-const RECEIVE_BYTES: usize = 256 * 1024;
+pub const RECEIVE_BYTES: usize = 256 * 1024;
 
 pub struct Driver {
     /// None once the loop is closed.

@@ -89,8 +89,8 @@ pub fn start_serving(
     listener.watch(event_loop)
 }
 
-/// Same as `_stop_serving`: stop accepting and close the socket.
-pub fn stop_serving(event_loop: &Obj, sock: &Obj) -> Res<()> {
+/// Same as `BaseSelectorEventLoop._stop_serving`: stop accepting and close the socket.
+pub fn stop_listening(event_loop: &Obj, sock: &Obj) -> Res<()> {
     let fd = index_value(&*sock.call_method(name!("fileno"), [])?)?;
     if let (Some(driver), Ok(fd)) = (Driver::of(event_loop), RawFd::try_from(fd)) {
         driver.clear_callback(fd, Direction::Read)?;

@@ -8,6 +8,7 @@
 mod address;
 mod base;
 pub mod connect;
+pub mod datagram;
 mod descriptors;
 pub mod driver;
 pub mod executor;
@@ -33,6 +34,7 @@ pub use literal::{literal_address, literal_answer};
 use crate::ffi::{Obj, Raised, Ref, Res, none, probe_socket_layout};
 use crate::objects::future::Fut;
 use crate::objects::report;
+use datagram::DatagramTransport;
 use driver::Driver;
 use executor::Call;
 use listener::Listener;
@@ -46,6 +48,7 @@ pub fn build() -> Res<()> {
     fork::watch_for_forks()?;
     transport::build()?;
     pipe::build()?;
+    datagram::build()?;
     listener::build()?;
     executor::build()?;
     process::build()?;
@@ -60,6 +63,9 @@ pub fn build() -> Res<()> {
 #[inline]
 pub fn run(work: &Obj, what: u32) -> Res<()> {
     if let Some(transport) = work.downcast::<SocketTransport>() {
+        return transport.run(what);
+    }
+    if let Some(transport) = work.downcast::<DatagramTransport>() {
         return transport.run(what);
     }
     // What a `sock_*` coroutine waits for.

@@ -80,6 +80,11 @@ impl Protocol {
         self.receive.set(protocol, name!("data_received"))
     }
 
+    /// Of a transport that receives no stream: nothing is looked up.
+    pub fn set_object(&self, protocol: &Obj) {
+        self.object.put(protocol.to_ref());
+    }
+
     fn slots(&self) -> [&Slot; 3] {
         [&self.object, &self.receive.function, &self.received.function]
     }

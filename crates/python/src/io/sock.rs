@@ -360,7 +360,7 @@ fn receive(event_loop: &Obj, fd: RawFd, size: usize) -> Res<Option<Ref>> {
 }
 
 /// What a method of the socket came to; None for "not now".
-fn attempt(outcome: Res) -> Res<Option<Ref>> {
+pub(super) fn attempt(outcome: Res) -> Res<Option<Ref>> {
     match outcome {
         Ok(done) => Ok(Some(done)),
         Err(raised) if raised.matches(exc::blocking_io_error()) || raised.matches(exc::interrupted_error()) => {

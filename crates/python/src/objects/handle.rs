@@ -210,7 +210,11 @@ impl Inst<Handle> {
         }
     }
 
-    fn report(&self, raised: Raised, callback: &Obj, args: Res) -> Res<()> {
+    /// Tell the exception handler of what the callback raised.
+    ///
+    /// # Errors
+    /// SystemExit and KeyboardInterrupt go on, and what the report raised.
+    pub fn report(&self, raised: Raised, callback: &Obj, args: Res) -> Res<()> {
         let Some(event_loop) = self.event_loop.get() else {
             raised.unraisable(self.obj());
             return Ok(());

@@ -58,6 +58,7 @@ imports! {
     transport_class = "asyncio.transports"."Transport",
     subprocess_transport_class = "asyncio.transports"."SubprocessTransport",
     protocol_class = "asyncio.protocols"."Protocol",
+    datagram_transport_class = "asyncio.transports"."DatagramTransport",
     buffered_protocol_class = "asyncio.protocols"."BufferedProtocol",
     extract_stack = "asyncio.format_helpers"."extract_stack",
     format_callback_source = "asyncio.format_helpers"."_format_callback_source",

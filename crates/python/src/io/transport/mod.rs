@@ -34,7 +34,7 @@ use aioxide_core::buffer::{Gathering, Outbound};
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
-use extra::Extra;
+pub(super) use extra::Extra;
 pub use face::build;
 use inbound::Inbound;
 

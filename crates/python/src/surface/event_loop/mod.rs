@@ -8,6 +8,7 @@
 //! `aioxide.EventLoop` derives from this class and adds, in Python, what runs once per program, loop or connection.
 
 mod create;
+mod datagram;
 mod execute;
 mod lifetime;
 mod pipe;
@@ -165,7 +166,8 @@ pub fn build() -> Res<Ref> {
     // serve
     .method(c"_make_socket_transport", keywords!(EventLoop, serve::make_socket_transport), c"A transport for a connected socket.")
     .method(c"_start_serving", keywords!(EventLoop, serve::start_serving), c"Accept connections of a listening socket.")
-    .method(c"_stop_serving", onearg!(EventLoop, serve::stop_serving), c"Stop accepting, and close the listening socket.")
+    .method(c"_make_datagram_transport", keywords!(EventLoop, datagram::make_datagram_transport), c"A transport of a datagram socket.")
+    .method(c"_stop_listening", onearg!(EventLoop, serve::stop_listening), c"Stop accepting, and close the listening socket.")
     .method(c"_transports_of", onearg!(EventLoop, serve::transports_of), c"The open transports that a server has accepted; of all, if it is None.")
     .method(c"set_write_gathering", keywords!(EventLoop, serve::set_write_gathering), c"set_write_gathering($self, enabled)\n--\n\nWhether a transport may hold what one callback writes, to send it at the callback's end. On unless AIOXIDE_GATHER=0.")
     .method(c"_flush_held", noargs!(EventLoop, serve::flush_held), c"Send what a transport holds.")
