@@ -114,7 +114,7 @@ class Seen(logging.Handler):
         except Exception as error:
             self.add("raised", type(error).__name__, str(error))
             return None
-        self.add("fine", type(result).__name__)
+        self.add("fine", result.__class__.__name__)
         return result
 
 

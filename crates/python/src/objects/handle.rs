@@ -474,7 +474,12 @@ fn repr(this: &Inst<Handle>) -> Res {
         return Ok(text);
     }
     let is_timer = TIMER.is_exact(this.obj());
-    let mut info = vec![if is_timer { "TimerHandle" } else { "Handle" }.to_owned()];
+    let class = match this.lock.is_some() {
+        true => "_ThreadSafeHandle",
+        false if is_timer => "TimerHandle",
+        false => "Handle",
+    };
+    let mut info = vec![class.to_owned()];
     if this.cancelled.get() {
         info.push("cancelled".to_owned());
     }
