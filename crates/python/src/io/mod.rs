@@ -31,7 +31,8 @@ pub mod wakeup_fd;
 
 pub use literal::{literal_address, literal_answer};
 
-use crate::ffi::{Obj, Raised, Ref, Res, none, probe_socket_layout};
+use crate::ffi::{Inst, Obj, Raised, Ref, Res, none, probe_socket_layout, str_of};
+use crate::name;
 use crate::objects::future::Fut;
 use crate::objects::report;
 use datagram::DatagramTransport;
@@ -89,6 +90,24 @@ pub fn run(work: &Obj, what: u32) -> Res<()> {
     }
     // The loop itself: for its signals.
     Driver::of(work).map_or(Ok(()), |driver| driver.read_signals(work))
+}
+
+/// What slow work is called in debug mode, after `<Handle _SelectorSocketTransport._read_ready()>`; and whose it is, which
+/// asyncio does not tell.
+#[cold]
+pub fn describe(work: &Obj, what: u32) -> Res<String> {
+    let listener = work.downcast::<Listener>();
+    let callback = if listener.is_some() {
+        "_accept_connection"
+    } else if work.downcast::<SubprocessTransport>().is_some() {
+        "_reap"
+    } else {
+        transport::callback_name(what)
+    };
+    let class = str_of(&*work.class().getattr(name!("__name__"))?)?;
+    let server = listener.and_then(Inst::server);
+    let whose = server.as_deref().unwrap_or(work).repr()?;
+    Ok(format!("<Handle {class}.{callback}() of {}>", str_of(&whose)?))
 }
 
 /// Do `then` whatever came of `first`, whose error counts. Nothing may be called while an error is set, so it is set aside.

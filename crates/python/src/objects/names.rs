@@ -61,6 +61,7 @@ imports! {
     datagram_transport_class = "asyncio.transports"."DatagramTransport",
     buffered_protocol_class = "asyncio.protocols"."BufferedProtocol",
     extract_stack = "asyncio.format_helpers"."extract_stack",
+    extract_whole_stack = "traceback"."extract_stack",
     format_callback_source = "asyncio.format_helpers"."_format_callback_source",
     get_function_source = "asyncio.format_helpers"."_get_function_source",
     format_helpers = "asyncio"."format_helpers",

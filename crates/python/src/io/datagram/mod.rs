@@ -220,7 +220,7 @@ impl Inst<DatagramTransport> {
         let exception = raised.take();
         let callback = self.obj().getattr(callback)?;
         let handle = Handle::new(&callback, &[], &event_loop, self.read_context.get().as_deref())?;
-        handle.report(Raised::raise(exception), &callback, tuple([]))
+        handle.report(Raised::raise(exception), Some(event_loop.clone()), &callback, tuple([]))
     }
 
     fn set_up(&self, scheduler: &Scheduler, driver: &Driver, protocol: &Obj) -> Res<()> {

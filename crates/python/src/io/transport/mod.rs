@@ -157,6 +157,16 @@ pub fn make(
     }
 }
 
+/// What asyncio calls a continuation, for reports.
+#[cold]
+pub fn callback_name(what: u32) -> &'static str {
+    match what {
+        READ | READ_ALL => "_read_ready",
+        WRITE => "_write_ready",
+        _ => "_add_reader",
+    }
+}
+
 /// Same as `base_events._set_nodelay`: only for a socket that says it is TCP.
 fn set_nodelay(sock: &Obj, fd: RawFd) -> Res<()> {
     let protocol = sock.getattr(name!("proto"))?;
@@ -198,21 +208,19 @@ impl Inst<SocketTransport> {
     /// Only SystemExit and KeyboardInterrupt.
     #[inline]
     pub fn run(&self, what: u32) -> Res<()> {
-        let (outcome, callback) = match what {
-            READ => (self.on_readable(false), "_read_ready()"),
-            READ_ALL => (self.on_readable(true), "_read_ready()"),
-            WRITE => (self.on_writable(), "_write_ready()"),
-            START => (self.on_start(), "_add_reader()"),
+        let outcome = match what {
+            READ => self.on_readable(false),
+            READ_ALL => self.on_readable(true),
+            WRITE => self.on_writable(),
+            START => self.on_start(),
             _ => return Ok(()),
         };
         match outcome {
             Ok(()) => Ok(()),
-            Err(raised) => super::report_stray(
-                raised,
-                self.base.event_loop.get(),
-                self.obj(),
-                &format!("SocketTransport.{callback}"),
-            ),
+            Err(raised) => {
+                let callback = format!("SocketTransport.{}()", callback_name(what));
+                super::report_stray(raised, self.base.event_loop.get(), self.obj(), &callback)
+            }
         }
     }
 

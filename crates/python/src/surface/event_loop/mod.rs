@@ -2,13 +2,14 @@
 //!
 //! CPython counterpart: `asyncio.base_events.BaseEventLoop` and `asyncio.selector_events.BaseSelectorEventLoop`. The loop is
 //! the top, not the middle (D2): nothing below knows this type. Files by concern: `run` (the turn), `schedule` (call_soon
-//! and its like), `create` (futures and tasks), `execute` (threads), `watch` (descriptors), `serve` (transports and listeners), `pipe`,
+//! and its like), `create` (futures and tasks), `debug` (the turn in debug mode), `execute` (threads), `watch` (descriptors), `serve` (transports and listeners), `pipe`,
 //! `lifetime`.
 //!
 //! `aioxide.EventLoop` derives from this class and adds, in Python, what runs once per program, loop or connection.
 
 mod create;
 mod datagram;
+mod debug;
 mod execute;
 mod lifetime;
 mod pipe;
@@ -49,6 +50,8 @@ pub struct EventLoop {
     takes_from_threads: Cell<bool>,
     /// The handle that runs, in debug mode: reports show where it was made.
     current_handle: Slot,
+    /// Where `run_forever` was called, if somebody in debug mode wanted to know.
+    run_from: Slot,
 }
 
 static EVENT_LOOP: Class = Class::new();
@@ -62,6 +65,7 @@ impl Native for EventLoop {
         self.scheduler.traverse(visit);
         self.driver.traverse(visit);
         visit.slot(&self.current_handle);
+        visit.slot(&self.run_from);
     }
 
     fn clear(&self) {
@@ -69,6 +73,7 @@ impl Native for EventLoop {
         self.scheduler.task_factory.clear();
         self.driver.clear();
         self.current_handle.clear();
+        self.run_from.clear();
     }
 }
 
@@ -88,11 +93,12 @@ fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
             makes_futures: Cell::new(true),
             takes_from_threads: Cell::new(true),
             current_handle: Slot::empty(),
+            run_from: Slot::empty(),
         })
     };
     let value = open().map_err(|e| Raised::os(&e))?;
     let this = Owned::of_class(class, value)?;
-    this.scheduler.direct.set(!is_overridden(class, crate::name!("call_soon"))?);
+    this.scheduler.set_overridden(is_overridden(class, crate::name!("call_soon"))?);
     this.time_overridden.set(is_overridden(class, crate::name!("time"))?);
     this.sock_connect_overridden.set(is_overridden(class, crate::name!("sock_connect"))?);
     this.makes_futures.set(!is_overridden(class, crate::name!("create_future"))?);
@@ -109,7 +115,7 @@ fn is_overridden(class: &Obj, name: &Obj) -> Res<bool> {
 fn set_attribute(this: &Inst<EventLoop>, name: &Obj, value: Option<&Obj>) -> Res<()> {
     this.obj().generic_setattr(name, value)?;
     if name.equals(crate::name!("call_soon"))? {
-        this.scheduler.direct.set(value.is_none() && !is_overridden(this.obj().class(), name)?);
+        this.scheduler.set_overridden(value.is_some() || is_overridden(this.obj().class(), name)?);
     } else if name.equals(crate::name!("time"))? {
         this.time_overridden.set(value.is_some() || is_overridden(this.obj().class(), name)?);
     } else if name.equals(crate::name!("sock_connect"))? {

@@ -7,10 +7,8 @@
 use aioxide_core::kernel::poll_timeout;
 use aioxide_core::sys::clock;
 
-use super::{EventLoop, create};
-use crate::ffi::{
-    BoolExt, Context, Inst, Obj, Raised, Ref, Res, float, float_value, import, none, str_of, string, thread_ident,
-};
+use super::{EventLoop, create, debug};
+use crate::ffi::{BoolExt, Context, Inst, Obj, Raised, Ref, Res, float, float_value, import, none, thread_ident};
 use crate::io::{self, wakeup_fd};
 use crate::objects::names::imports;
 use crate::objects::scheduler::Entry;
@@ -65,11 +63,11 @@ fn turn(this: &Inst<EventLoop>) -> Res<()> {
 
     // Run what is ready now; what these add is for the next turn.
     let n = scheduler.ready_len();
-    if scheduler.debug.get() {
-        run_in_debug_mode(this, n)?;
-    } else {
-        for _ in 0..n {
-            let Some(entry) = scheduler.pop() else { break };
+    for _ in 0..n {
+        let Some(entry) = scheduler.pop() else { break };
+        if scheduler.is_debug() {
+            debug::execute(this, entry)?;
+        } else {
             execute(this, entry)?;
         }
     }
@@ -100,7 +98,7 @@ fn collect_due(this: &Inst<EventLoop>, deadline: f64) -> Res<()> {
 }
 
 #[inline]
-fn time(this: &Inst<EventLoop>) -> Res<f64> {
+pub(super) fn time(this: &Inst<EventLoop>) -> Res<f64> {
     if this.time_overridden.get() {
         return float_value(&*this.obj().call_method(name!("time"), [])?);
     }
@@ -109,7 +107,7 @@ fn time(this: &Inst<EventLoop>) -> Res<f64> {
 
 /// Run one entry. Only SystemExit and KeyboardInterrupt come out.
 #[inline]
-fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
+pub(super) fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
     let scheduler = &this.scheduler;
     let outcome = match entry {
         Entry::Step(task) => match task_of(&task) {
@@ -142,6 +140,12 @@ fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
             io::run(&work, what)
         }
     };
+    ended(this, outcome)
+}
+
+/// After each entry: what it has written is sent.
+#[inline]
+pub(super) fn ended(this: &Inst<EventLoop>, outcome: Res<()>) -> Res<()> {
     this.driver.held.end_of_callback(outcome).or_else(|raised| stray(this, raised))
 }
 
@@ -150,53 +154,6 @@ fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
 #[cold]
 fn stray(this: &Inst<EventLoop>, raised: Raised) -> Res<()> {
     report::callback_failed(raised, this.obj(), || Ok("Exception in the event loop".to_owned()), Ok)
-}
-
-/// Debug mode: time each entry and name the slow ones.
-#[cold]
-fn run_in_debug_mode(this: &Inst<EventLoop>, n: usize) -> Res<()> {
-    for _ in 0..n {
-        let Some(entry) = this.scheduler.pop() else { break };
-        let subject: Option<Ref> = match &entry {
-            Entry::Step(t) | Entry::Wake(t, _) | Entry::Throw(t, _) => Some(t.clone()),
-            Entry::Handle(h) => {
-                this.current_handle.put(h.obj().to_ref());
-                Some(h.obj().to_ref())
-            }
-            Entry::Call(f, argument, context) => {
-                let h = handle::Handle::new(f, &[&**argument], this.obj(), Some(context))?;
-                Some(h.into_ref())
-            }
-            Entry::Native(work, _) => Some(work.clone()),
-        };
-        // Now, because a handle lets go of its callback when it has run. A repr that raises must not leave its error behind.
-        let label = subject.as_deref().and_then(|s| describe(s).map_err(Raised::forget).ok());
-        let started = clock::monotonic_s();
-        let r = execute(this, entry);
-        let took = clock::monotonic_s() - started;
-        this.current_handle.clear();
-        r?;
-        warn_if_slow(this, label, took)?;
-    }
-    Ok(())
-}
-
-/// `asyncio.base_events._format_handle`: a task by its own repr, anything else as a handle.
-fn describe(o: &Obj) -> Res<String> {
-    str_of(&*o.repr()?)
-}
-
-fn warn_if_slow(this: &Inst<EventLoop>, label: Option<String>, took: f64) -> Res<()> {
-    let limit = float_value(&*this.obj().getattr(name!("slow_callback_duration"))?)?;
-    if took < limit {
-        return Ok(());
-    }
-    let label = label.unwrap_or_default();
-    imports().logger.call_method(
-        name!("warning"),
-        [&*string("Executing %s took %.3f seconds")?, &*string(&label)?, &*float(took)?],
-    )?;
-    Ok(())
 }
 
 pub fn stop(this: &Inst<EventLoop>) -> Res {
@@ -245,7 +202,7 @@ impl<'a> Running<'a> {
         let me = self.this.obj();
         self.this.scheduler.loop_hash.set(me.hash()?);
         create::look_for_own_classes(self.this);
-        me.call_method(name!("_set_coroutine_origin_tracking"), [self.this.scheduler.debug.get().into_obj()])?;
+        me.call_method(name!("_set_coroutine_origin_tracking"), [self.this.scheduler.is_debug().into_obj()])?;
         let sys = import("sys")?;
         let first = me.getattr(name!("_asyncgen_firstiter_hook"))?;
         let last = me.getattr(name!("_asyncgen_finalizer_hook"))?;
@@ -265,6 +222,7 @@ impl<'a> Running<'a> {
         registry::withdraw(&self.this.scheduler, self.this.obj());
         self.this.stopping.set(false);
         self.this.scheduler.set_owner(0);
+        self.this.run_from.clear();
         for step in [
             Running::flush,
             Running::leave_thread,
