@@ -28,7 +28,6 @@ mod gather;
 mod inbound;
 mod outbound;
 
-use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
 
 use aioxide_core::buffer::{Gathering, Outbound, Watermarks};
@@ -46,6 +45,7 @@ use super::driver::Driver;
 use super::poll::READ_ALL;
 use super::protocol::Protocol;
 use super::{finally, socket_object};
+use crate::ffi::cell::{Cell, RefCell};
 use crate::ffi::{
     Class, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, index_value, none, socket_fd,
 };
