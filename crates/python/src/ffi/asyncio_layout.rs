@@ -65,25 +65,48 @@ impl TaskLayout {
         Ok(())
     }
 
+    /// What the field holds.
     #[inline]
-    pub fn get<'a>(&self, task: &'a Obj, offset: &Cell<usize>) -> Option<&'a Obj> {
+    pub fn get(&self, task: &Obj, offset: &Cell<usize>) -> Option<Ref> {
         // SAFETY: callers pass an instance of a subclass of `_asyncio.Task` and an offset found by the probe; the field
-        // is NULL or a reference of the task's.
-        unsafe {
+        // is NULL or a reference of the task's, and nobody exchanges it meanwhile.
+        alone_with(task, || unsafe {
             let p = *task.as_ptr().cast::<u8>().add(offset.get()).cast::<*mut c::PyObject>();
-            if p.is_null() { None } else { Some(Obj::from_raw(p)) }
-        }
+            if p.is_null() { None } else { Some(Obj::from_raw(p).to_ref()) }
+        })
     }
 
     /// Exchange the field's reference; the old one is dropped last.
     #[inline]
     pub fn put(&self, task: &Obj, offset: &Cell<usize>, value: Option<Ref>) {
         // SAFETY: as for `get`; the field owns what it holds.
-        unsafe {
+        let old = alone_with(task, || unsafe {
             let field = task.as_ptr().cast::<u8>().add(offset.get()).cast::<*mut c::PyObject>();
             let old = *field;
             *field = value.map_or(std::ptr::null_mut(), Ref::into_raw);
-            c::Py_XDECREF(old);
+            Ref::from_owned_opt(old)
+        });
+        drop(old);
+    }
+}
+
+/// Keep other threads out of the base's fields: by the lock that the base's own methods take from 3.14 on.
+#[inline]
+fn alone_with<R>(task: &Obj, f: impl FnOnce() -> R) -> R {
+    #[cfg(Py_GIL_DISABLED)]
+    {
+        let mut section = std::mem::MaybeUninit::<c::PyCriticalSection>::uninit();
+        // SAFETY: a live object; the section stays where it is, and is ended by the thread that began it. `f` cannot unwind.
+        unsafe {
+            c::PyCriticalSection_Begin(section.as_mut_ptr(), task.as_ptr());
+            let r = f();
+            c::PyCriticalSection_End(section.as_mut_ptr());
+            r
         }
+    }
+    #[cfg(not(Py_GIL_DISABLED))]
+    {
+        let _ = task;
+        f()
     }
 }

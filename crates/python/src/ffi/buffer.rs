@@ -81,6 +81,16 @@ impl Drop for BytesWriter {
     }
 }
 
+// SAFETY: the only reference to an object that nobody has seen; a view may be released by any attached thread.
+#[cfg(Py_GIL_DISABLED)]
+unsafe impl Send for BytesWriter {}
+// SAFETY: see above.
+#[cfg(Py_GIL_DISABLED)]
+unsafe impl Send for ReadBuffer {}
+// SAFETY: see above.
+#[cfg(Py_GIL_DISABLED)]
+unsafe impl Send for WriteBuffer {}
+
 /// A readable view on an object with the buffer protocol.
 pub struct ReadBuffer(Box<c::Py_buffer>);
 

@@ -8,7 +8,6 @@
 //!   back to the same object, so nobody ever holds `&mut T`;
 //! * the collector sees what `T::traverse` shows, the base's storage through the base's own `tp_traverse`, and the type.
 
-use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -16,6 +15,7 @@ use std::ptr;
 
 use pyo3_ffi as c;
 
+use super::cell::{Cell, Shareable};
 use super::error::Res;
 use super::lifecycle::field;
 use super::object::{Obj, Ref, Slot};
@@ -24,7 +24,7 @@ use super::object::{Obj, Ref, Slot};
 pub struct Visit {
     pub(super) visit: c::visitproc,
     pub(super) arg: *mut c_void,
-    pub(super) result: Cell<c_int>,
+    pub(super) result: std::cell::Cell<c_int>,
 }
 
 impl Visit {
@@ -48,7 +48,7 @@ impl Visit {
 }
 
 /// A Rust value inside a Python object.
-pub trait Native: Sized + 'static {
+pub trait Native: Sized + Shareable + 'static {
     /// Where the class lives once it is built.
     fn class() -> &'static Class;
     /// Show every reference held to the collector.
@@ -88,7 +88,8 @@ pub struct Class {
     pub(super) inherited_slot: Cell<usize>,
 }
 
-// SAFETY: written once while the module is imported, read by attached threads afterwards.
+// SAFETY: written while the module is imported, read by attached threads afterwards; but for `known_subclass`, which keeps
+// what it has ever held alive, and the spare instances, which exist on builds with a GIL only.
 unsafe impl Sync for Class {}
 
 impl Class {

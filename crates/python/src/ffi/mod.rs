@@ -7,7 +7,9 @@
 //! * **An error is the interpreter's own error indicator.** `Raised` is a zero-sized witness that it is set; no error
 //!   value travels through Rust, so nothing is fetched, normalised or restored on the way out (D10, and the cost: none).
 //! * **The thread is attached.** Every function here must be called by a thread that holds the interpreter (the GIL on
-//!   ordinary builds). `Ref` and `Obj` are neither `Send` nor `Sync`, so no object reaches another thread by accident.
+//!   ordinary builds). `Ref` and `Obj` are neither `Send` nor `Sync` there, so no object reaches another thread by accident.
+//!   Free-threaded builds have them both, because any thread may call any object; there each native object must be, too
+//!   (`cell`).
 //!
 //! Why not PyO3's safe layer: its objects cannot have storage behind a base class whose size is only known at run time
 //! (`_asyncio.Task`), it has no `am_send`, and its reference pool costs a thread-local check on each drop
@@ -20,6 +22,7 @@ mod borrowed;
 mod buffer;
 mod builder;
 mod call;
+pub mod cell;
 mod class;
 mod context;
 pub mod current_task;
@@ -30,6 +33,8 @@ mod number;
 mod object;
 mod once;
 pub mod send;
+#[cfg(Py_GIL_DISABLED)]
+mod shared;
 mod socket_fd;
 mod text;
 pub mod trampoline;

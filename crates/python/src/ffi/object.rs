@@ -3,13 +3,14 @@
 //! CPython counterpart: `PyObject *`, `Py_XSETREF`. Invariant of `Slot`: the old reference is dropped after the new one
 //! is in place, because a DECREF may run any Python code, which may look at the same slot.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
 use pyo3_ffi as c;
 
+use super::cell::Pointer;
 use super::error::{Raised, Res};
 
 /// A borrowed Python object. Zero-sized and opaque: only its address means something.
@@ -22,6 +23,20 @@ pub struct Obj {
 /// An owned reference.
 #[repr(transparent)]
 pub struct Ref(NonNull<c::PyObject>);
+
+// SAFETY: without a GIL reference counts are atomic where threads share an object, and objects guard themselves: the
+// interpreter's by their own means, native ones by `cell`.
+#[cfg(Py_GIL_DISABLED)]
+unsafe impl Send for Obj {}
+// SAFETY: see above.
+#[cfg(Py_GIL_DISABLED)]
+unsafe impl Sync for Obj {}
+// SAFETY: see above.
+#[cfg(Py_GIL_DISABLED)]
+unsafe impl Send for Ref {}
+// SAFETY: see above.
+#[cfg(Py_GIL_DISABLED)]
+unsafe impl Sync for Ref {}
 
 impl Obj {
     /// # Safety
@@ -260,13 +275,21 @@ impl Obj {
         })
     }
 
-    /// `self.get(key)` of a dict, borrowed.
+    /// `self.get(key)` of a dict.
     #[inline]
-    pub fn dict_get(&self, key: &Obj) -> Option<&Obj> {
+    pub fn dict_get(&self, key: &Obj) -> Option<Ref> {
         // SAFETY: live objects; a missing key is no error here, nor is what is no dict.
+        #[cfg(not(Py_GIL_DISABLED))]
         unsafe {
             let p = c::PyDict_GetItemWithError(self.as_ptr(), key.as_ptr());
-            if p.is_null() { None } else { Some(Obj::from_raw(p)) }
+            if p.is_null() { None } else { Some(Obj::from_raw(p).to_ref()) }
+        }
+        // SAFETY: as above. Another thread may drop the dict's reference at any time: only one of our own is safe.
+        #[cfg(Py_GIL_DISABLED)]
+        unsafe {
+            let mut p = ptr::null_mut();
+            c::PyDict_GetItemRef(self.as_ptr(), key.as_ptr(), &raw mut p);
+            Ref::from_owned_opt(p)
         }
     }
 
@@ -368,15 +391,15 @@ impl Drop for Ref {
 /// A place that holds a reference or nothing, shared by everyone who can reach the object it is in.
 #[repr(transparent)]
 #[derive(Default)]
-pub struct Slot(Cell<Option<NonNull<c::PyObject>>>);
+pub struct Slot(Pointer);
 
 impl Slot {
     pub const fn empty() -> Slot {
-        Slot(Cell::new(None))
+        Slot(Pointer::new(None))
     }
 
     pub fn of(r: Ref) -> Slot {
-        Slot(Cell::new(NonNull::new(r.into_raw())))
+        Slot(Pointer::new(NonNull::new(r.into_raw())))
     }
 
     #[inline]
@@ -386,14 +409,14 @@ impl Slot {
 
     #[inline]
     pub fn take(&self) -> Option<Ref> {
-        self.0.take().map(Ref)
+        self.0.replace(None).map(Ref)
     }
 
     /// A reference of one's own to what is inside.
     #[inline]
     pub fn get(&self) -> Option<Ref> {
-        // SAFETY: what is inside is live.
-        self.0.get().map(|p| unsafe { Obj::from_raw(p.as_ptr()).to_ref() })
+        // SAFETY: what is inside is live, and stays inside meanwhile.
+        self.0.held(|p| unsafe { Obj::from_raw(p.as_ptr()).to_ref() })
     }
 
     #[inline]

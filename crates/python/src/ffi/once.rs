@@ -1,38 +1,79 @@
-//! A value that is set once, while the module is imported, and read for the rest of the process.
+//! A value that is set once, while the module is imported or at its first use, and read for the rest of the process.
 
-use std::cell::UnsafeCell;
+#[cfg(not(Py_GIL_DISABLED))]
+mod place {
+    use std::cell::UnsafeCell;
 
-pub struct Once<T>(UnsafeCell<Option<T>>);
+    pub struct Place<T>(UnsafeCell<Option<T>>);
 
-// SAFETY: written by the one thread that imports the module (the import lock), read by attached threads afterwards.
-unsafe impl<T> Sync for Once<T> {}
+    // SAFETY: touched by attached threads only, one at a time on builds with a GIL.
+    unsafe impl<T> Sync for Place<T> {}
+
+    impl<T> Place<T> {
+        pub const fn new() -> Place<T> {
+            Place(UnsafeCell::new(None))
+        }
+
+        pub fn set(&self, value: T) {
+            // SAFETY: see `Sync`; nobody can hold a reference to a value that is not there yet.
+            unsafe {
+                let place = &mut *self.0.get();
+                if place.is_none() {
+                    *place = Some(value);
+                }
+            }
+        }
+
+        #[inline]
+        pub fn get(&self) -> Option<&T> {
+            // SAFETY: see `Sync`; a value that is there stays.
+            unsafe { (*self.0.get()).as_ref() }
+        }
+    }
+}
+
+#[cfg(Py_GIL_DISABLED)]
+mod place {
+    use std::sync::OnceLock;
+
+    pub struct Place<T>(OnceLock<T>);
+
+    impl<T> Place<T> {
+        pub const fn new() -> Place<T> {
+            Place(OnceLock::new())
+        }
+
+        pub fn set(&self, value: T) {
+            let _late = self.0.set(value);
+        }
+
+        #[inline]
+        pub fn get(&self) -> Option<&T> {
+            self.0.get()
+        }
+    }
+}
+
+pub struct Once<T>(place::Place<T>);
 
 impl<T> Once<T> {
     pub const fn new() -> Once<T> {
-        Once(UnsafeCell::new(None))
+        Once(place::Place::new())
     }
 
     /// Set it, unless it is set: a second import of the module keeps the first value.
     pub fn set(&self, value: T) {
-        // SAFETY: see `Sync`; nobody can hold a reference to a value that is not there yet.
-        unsafe {
-            let place = &mut *self.0.get();
-            if place.is_none() {
-                *place = Some(value);
-            }
-        }
+        self.0.set(value);
     }
 
     #[inline]
     pub fn is_set(&self) -> bool {
-        // SAFETY: see `Sync`.
-        unsafe { (*self.0.get()).is_some() }
+        self.0.get().is_some()
     }
 
     #[inline]
     pub fn get(&self) -> &T {
-        // SAFETY: see `Sync`.
-        match unsafe { &*self.0.get() } {
+        match self.0.get() {
             Some(v) => v,
             None => not_imported(),
         }

@@ -442,6 +442,11 @@ macro_rules! objarg {
 /// Tells bound methods made from one definition from all others.
 pub struct MethodId(*const c::PyMethodDef);
 
+// SAFETY: never written to, and never freed.
+unsafe impl Send for MethodId {}
+// SAFETY: see above.
+unsafe impl Sync for MethodId {}
+
 impl MethodId {
     /// What `function` is bound to, if it is a bound method of this definition.
     #[inline]
@@ -566,7 +571,10 @@ pub fn define_module(
         value: c::Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED,
     });
     #[cfg(Py_3_13)]
-    slots.push(c::PyModuleDef_Slot { slot: c::Py_mod_gil, value: c::Py_MOD_GIL_USED });
+    slots.push(c::PyModuleDef_Slot {
+        slot: c::Py_mod_gil,
+        value: if cfg!(Py_GIL_DISABLED) { c::Py_MOD_GIL_NOT_USED } else { c::Py_MOD_GIL_USED },
+    });
     slots.push(c::PyModuleDef_Slot { slot: 0, value: ptr::null_mut() });
     let definition = Box::new(c::PyModuleDef {
         m_base: c::PyModuleDef_HEAD_INIT,

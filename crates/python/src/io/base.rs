@@ -10,7 +10,7 @@
 //! * `conn_lost` counts: 0 while connected; then each write in vain adds one (asyncio warns from the fifth).
 //! * Loop and protocol are let go together, by [`Base::clear`], after `connection_lost`.
 
-use std::cell::Cell;
+use crate::ffi::cell::Cell;
 
 use super::driver::Driver;
 use super::protocol::Protocol;

@@ -70,7 +70,6 @@ fn open(frame: &Frame) -> Res<()> {
     // A program may have put its own class in the place of the standard one.
     let class = imports.socket_namespace.dict_get(name!("socket")).filter(|class| !class.is(&imports.socket_class));
     if let Some(class) = class {
-        let class = class.to_ref();
         let sock = class.call_kw(&[&*family, &*type_, &*protocol], kwnames!("family", "type", "proto"))?;
         frame.set_local(SOCK, sock);
         return Ok(());

@@ -6,12 +6,12 @@
 //! ResourceWarning would never come. A dead entry stays until its number is used again, so the table is as long as the
 //! largest descriptor at most.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 
 use super::datagram::DatagramTransport;
 use super::transport::SocketTransport;
+use crate::ffi::cell::RefCell;
 use crate::ffi::{Obj, Raised, Ref, Res, exc, saturated_value, str_of};
 use crate::name;
 use crate::objects::names::imports;

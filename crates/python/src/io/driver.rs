@@ -9,7 +9,6 @@
 //!   no borrow.
 //! * A child of `fork` gets a set of its own before it touches anything ([`Driver::check_fork`]).
 
-use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -23,6 +22,7 @@ use super::fork;
 use super::held::Held;
 use super::signals::Signals;
 use super::wakeup_fd;
+use crate::ffi::cell::{Cell, RefCell};
 use crate::ffi::{Obj, Once, Owned, Raised, Ref, Res, Visit, exc};
 use crate::objects::handle::Handle;
 use crate::objects::scheduler::Scheduler;

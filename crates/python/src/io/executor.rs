@@ -14,7 +14,6 @@
 //! * No mutex is held while the interpreter is waited for, nor while Python runs.
 //! * After a fork the child has none of the threads: it goes on with a new queue and never touches the old one.
 
-use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::thread;
 
@@ -23,6 +22,7 @@ use aioxide_core::sys::clock;
 use aioxide_core::sys::pipe::Waker;
 
 use super::{fork, report_stray};
+use crate::ffi::cell::{Cell, RefCell};
 use crate::ffi::{
     Args, Class, ClassBuilder, CrossThread, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Vector, Visit, detached,
     exc, index_value, int, none, string,

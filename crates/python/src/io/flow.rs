@@ -3,7 +3,7 @@
 //! CPython counterpart: `asyncio.transports._FlowControlMixin`. The state changes before the protocol is called, which may
 //! write, abort or raise; what it raises is reported and does not disturb the transport.
 
-use std::cell::RefCell;
+use crate::ffi::cell::RefCell;
 
 use aioxide_core::buffer::Watermarks;
 

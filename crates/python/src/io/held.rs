@@ -10,7 +10,6 @@
 //! * In a forked child nothing is sent that was held before the fork: it is the parent's. (The forking thread has flushed;
 //!   this is about loops of other threads.)
 
-use std::cell::{Cell, RefCell, RefMut};
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
 
@@ -19,6 +18,7 @@ use aioxide_core::sys::socket;
 use super::pieces::sent;
 use super::transport::SocketTransport;
 use super::{finally, fork};
+use crate::ffi::cell::{Cell, RefCell, RefMut};
 use crate::ffi::{Obj, Res, Slot, Visit};
 
 /// Programs for which lost or late bytes of a crash matter more than speed set it to 0.

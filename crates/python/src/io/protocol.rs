@@ -7,8 +7,7 @@
 //! A method that is not there is not missed until it is needed: then the look-up is made again and its error is the one
 //! that asyncio would report.
 
-use std::cell::Cell;
-
+use crate::ffi::cell::Cell;
 use crate::ffi::{Obj, Ref, Res, Slot, Visit, int};
 use crate::name;
 use crate::objects::names::imports;

@@ -2,7 +2,7 @@
 //!
 //! CPython counterpart: `sock_recv` and `sock_recv_into` of `socketmodule.c`.
 
-use std::cell::Cell;
+use crate::ffi::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 

@@ -13,8 +13,8 @@
 //! * The byte of a signal is written before its Python handler runs: once that has run, a byte not found is missing.
 //! * Signals are looked for in their turn among the ready entries, as asyncio's reader of its pipe is.
 
-use std::cell::{Cell, OnceCell};
 use std::os::fd::RawFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aioxide_core::reactor::Direction;
@@ -22,6 +22,7 @@ use aioxide_core::sys::pipe::WakePipe;
 
 use super::driver::{Driver, Watcher};
 use super::{finally, report_stray, wakeup_fd};
+use crate::ffi::cell::Cell;
 use crate::ffi::{Obj, Raised, Ref, Res, Slot, Visit, check_signals, dict, index_value, int};
 use crate::name;
 use crate::objects::handle::Handle;
@@ -45,7 +46,7 @@ fn bit(signal: i64) -> Option<u64> {
 #[derive(Default)]
 pub struct Signals {
     /// Made for the first handler.
-    pipe: OnceCell<WakePipe>,
+    pipe: OnceLock<WakePipe>,
     /// Some handler is installed.
     installed: Cell<bool>,
     /// `loop._signal_handlers`: number to handle.
@@ -70,7 +71,7 @@ impl Signals {
 
     fn handler(&self, signal: i64) -> Res<Option<Ref>> {
         let (handlers, signal) = (self.handlers()?, int(signal)?);
-        Ok(handlers.dict_get(&signal).map(Obj::to_ref))
+        Ok(handlers.dict_get(&signal))
     }
 
     /// The end for `signal.set_wakeup_fd`; -1 if there is none.

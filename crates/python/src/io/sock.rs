@@ -11,7 +11,6 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::rc::Rc;
 
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
@@ -20,6 +19,7 @@ use super::address::Endpoint;
 use super::driver::{Driver, descriptor};
 use super::receive::{arrived, not_writable};
 use super::{address, socket_object};
+use crate::ffi::cell::Rc;
 use crate::ffi::{
     BytesWriter, Obj, Owned, Raised, ReadBuffer, Ref, Res, WriteBuffer, audit, bytes_from, exc, float_value,
     index_value, int, none, socket_fd, str_of, string, tuple,

@@ -13,10 +13,9 @@
 //! `isinstance(handle, asyncio.Handle)` holds through `__class__`: asyncio's own class has eight slots that native code
 //! does not need, and would double the size.
 
-use std::cell::{Cell, RefCell};
-
 use super::names::imports;
 use super::scheduler::{Entry, Scheduler};
+use crate::ffi::cell::{Cell, RefCell};
 use crate::ffi::{
     Args, Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Vector, Visit, exc, float,
     none, not_implemented, str_of, string, tuple_of_refs,

@@ -8,7 +8,6 @@
 //!   running); no `RefCell` borrow lasts across anything that can run Python, a DECREF included.
 //! * An entry owns what it needs; dropping the queue drops the references, nothing else has to be told.
 
-use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use aioxide_core::kernel::Inbox;
@@ -17,6 +16,7 @@ use aioxide_core::sys::pipe::{WakePipe, Waker};
 use aioxide_core::time::TimerHeap;
 
 use super::handle::Handle;
+use crate::ffi::cell::{Cell, RefCell};
 use crate::ffi::{CrossThread, Obj, Once, Owned, Raised, Ref, Res, Slot, Visit, thread_ident};
 
 /// A piece of work in the ready queue. Tasks lie in it themselves: no Handle, no bound method, no argument tuple.

@@ -1,7 +1,6 @@
 //! The module `aioxide._native`.
 
-use std::cell::Cell;
-
+use crate::ffi::cell::Cell;
 use crate::ffi::{
     Args, Obj, Once, Raised, Ref, Res, exc, import_attr, index_value, int, list, module_functions, none, string,
 };

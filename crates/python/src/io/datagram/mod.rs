@@ -23,7 +23,7 @@ mod face;
 mod inbound;
 mod outbound;
 
-use std::cell::{Cell, RefCell};
+use crate::ffi::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
 
 use aioxide_core::net::Address;

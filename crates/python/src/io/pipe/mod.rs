@@ -21,7 +21,7 @@ mod read;
 mod watch;
 mod write;
 
-use std::cell::Cell;
+use crate::ffi::cell::Cell;
 use std::os::fd::RawFd;
 
 use aioxide_core::sys::file::{self, Kind};

@@ -3,7 +3,7 @@
 //! CPython counterpart: `asyncio.unix_events._UnixReadPipeTransport`. What `data_received` raises is its own affair: it is reported,
 //! and reading goes on. The end of the stream closes the transport, whatever `eof_received` answers.
 
-use std::cell::Cell;
+use crate::ffi::cell::Cell;
 
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::file;

@@ -3,7 +3,7 @@
 //! CPython counterpart: `loop._add_reader(fd, callback)` and its Handle, which is kept for all readiness to come: so the callback
 //! always runs in the context in which the watch was set.
 
-use std::cell::Cell;
+use crate::ffi::cell::Cell;
 
 use aioxide_core::reactor::Direction;
 

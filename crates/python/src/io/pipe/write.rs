@@ -8,7 +8,7 @@
 //! The reader who hangs up is an event on the reading side of our descriptor: of a pipe the kernel tells EPOLLERR, of a socket
 //! EPOLLHUP; what a socket's peer sends counts as hanging up, too, as in asyncio.
 
-use std::cell::{Cell, RefCell};
+use crate::ffi::cell::{Cell, RefCell};
 
 use aioxide_core::buffer::Outbound;
 use aioxide_core::reactor::Direction;

@@ -2,7 +2,7 @@
 //!
 //! CPython counterpart: `BaseSubprocessTransport.__init__` (less the start) and `_connect_pipes`.
 
-use std::cell::{Cell, RefCell};
+use crate::ffi::cell::{Cell, RefCell};
 
 use super::exit::Notices;
 use super::pipe::PipeProtocol;

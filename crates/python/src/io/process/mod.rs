@@ -20,7 +20,7 @@ mod exit;
 mod face;
 mod pipe;
 
-use std::cell::{Cell, RefCell};
+use crate::ffi::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 
 pub use connect::adopt;

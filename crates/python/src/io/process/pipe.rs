@@ -3,7 +3,7 @@
 //! CPython counterpart: `WriteSubprocessPipeProto` and `ReadSubprocessPipeProto`. One class for both: a pipe that is written
 //! never receives.
 
-use std::cell::Cell;
+use crate::ffi::cell::Cell;
 
 use super::SubprocessTransport;
 use crate::ffi::{

@@ -6,13 +6,13 @@
 //! reported again: after each continuation but for those in which a receive came back empty, or filled less than its room
 //! with nothing at hand that could have cut it short (the end of the stream, an error, urgent data).
 
-use std::cell::Cell;
 use std::io::{self, ErrorKind};
 
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
 use super::SocketTransport;
+use crate::ffi::cell::Cell;
 use crate::ffi::{Context, Inst, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_of};
 use crate::io::driver::Driver;
 use crate::io::receive::{Room, not_writable};

@@ -27,7 +27,6 @@ mod gather;
 mod inbound;
 mod outbound;
 
-use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
 
 use aioxide_core::buffer::{Gathering, Outbound};
@@ -45,6 +44,7 @@ use super::flow::Flow;
 use super::pieces::Piece;
 use super::poll::READ_ALL;
 use super::{finally, socket_object};
+use crate::ffi::cell::{Cell, RefCell};
 use crate::ffi::{Class, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, index_value, socket_fd};
 use crate::name;
 use crate::objects::scheduler::{Entry, Scheduler};

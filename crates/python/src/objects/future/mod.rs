@@ -16,8 +16,6 @@ pub mod callbacks;
 pub mod face;
 pub mod waiting;
 
-use std::cell::{Cell, RefCell};
-
 pub use callbacks::Callback;
 use callbacks::Callbacks;
 pub use face::build;
@@ -26,6 +24,7 @@ use super::handle::whole_stack;
 use super::names::{hexversion, imports};
 use super::report::Report;
 use super::scheduler::Scheduler;
+use crate::ffi::cell::{Cell, RefCell};
 use crate::ffi::{Class, Inst, Native, Obj, Once, Raised, Ref, Res, Slot, Visit, exc, none, str_of, string};
 use crate::name;
 

@@ -1,22 +1,22 @@
 //! Futures and tasks of a loop, and task factories as each version calls them.
 
 use super::EventLoop;
-use crate::ffi::{Args, Inst, Obj, Owned, Raised, Res, dict, none, tuple};
+use crate::ffi::{Args, Inst, Obj, Owned, Raised, Ref, Res, dict, none, tuple};
 use crate::objects::future::{Fut, Future};
 use crate::objects::names::{hexversion, imports};
 use crate::tasks::task::{self, Options};
 use crate::{kwnames, name};
 
 /// The class that a program has put in the place of asyncio's own, if it has.
-fn replaced<'a>(namespace: &'a Obj, name: &Obj, original: &Obj) -> Option<&'a Obj> {
+fn replaced(namespace: &Obj, name: &Obj, original: &Obj) -> Option<Ref> {
     namespace.dict_get(name).filter(|class| !class.is(original))
 }
 
-fn own_task_class() -> Option<&'static Obj> {
+fn own_task_class() -> Option<Ref> {
     replaced(&imports().tasks_namespace, name!("Task"), &imports().c_task)
 }
 
-fn own_future_class() -> Option<&'static Obj> {
+fn own_future_class() -> Option<Ref> {
     replaced(&imports().futures_namespace, name!("Future"), &imports().c_future)
 }
 
@@ -34,7 +34,7 @@ fn may_have_own_classes(this: &Inst<EventLoop>) -> bool {
 
 pub fn create_future(this: &Inst<EventLoop>) -> Res {
     if let Some(class) = may_have_own_classes(this).then(own_future_class).flatten() {
-        return class.to_ref().call_kw(&[this.obj()], kwnames!("loop"));
+        return class.call_kw(&[this.obj()], kwnames!("loop"));
     }
     let f = Owned::new(Future::default())?;
     Fut::from_inst(&*f).init(Some(this.obj()))?;
@@ -45,7 +45,7 @@ pub fn create_task(this: &Inst<EventLoop>, args: Args) -> Res {
     this.scheduler.check_closed()?;
     let class = may_have_own_classes(this).then(own_task_class).flatten();
     if let (Some(class), false) = (class, this.scheduler.task_factory.is_some()) {
-        return by_class(this.obj(), &class.to_ref(), &parse(args)?);
+        return by_class(this.obj(), &class, &parse(args)?);
     }
     if let ([coro], false) = (args.positional(), args.has_keywords()) {
         if !this.scheduler.task_factory.is_some() {

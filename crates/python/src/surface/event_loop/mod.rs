@@ -21,11 +21,10 @@ mod signals;
 mod sock;
 mod watch;
 
-use std::cell::{Cell, RefCell};
-
 use aioxide_core::kernel::PollRule;
 use aioxide_core::sys::clock;
 
+use crate::ffi::cell::{Cell, RefCell};
 use crate::ffi::{Class, ClassBuilder, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit};
 use crate::io::driver::Driver;
 use crate::objects::scheduler::Scheduler;

@@ -20,19 +20,21 @@
 mod face;
 mod frame;
 
-use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 pub use face::build;
 pub use frame::Frame;
 
+use crate::ffi::cell::{Cell, Movable, Rc};
 use crate::ffi::trampoline::Awaiting;
 use crate::ffi::{Class, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, exc, none, recursion_guarded};
 
-type Body = Pin<Box<dyn Future<Output = Res>>>;
+trait Block: Future<Output = Res> + Movable {}
+impl<F: Future<Output = Res> + Movable> Block for F {}
+
+type Body = Pin<Box<dyn Block>>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -83,7 +85,7 @@ impl Drop for Coroutine {
 /// A coroutine that runs `body` when it is awaited. `locals` are what the body gets by [`Frame::local`].
 pub fn start<const N: usize, F>(name: &'static str, locals: [&Obj; N], body: impl FnOnce(Rc<Frame>) -> F) -> Res
 where
-    F: Future<Output = Res> + 'static,
+    F: Future<Output = Res> + Movable + 'static,
 {
     let frame = Rc::new(Frame::new(locals));
     let body: Body = Box::pin(body(Rc::clone(&frame)));

@@ -17,11 +17,15 @@ use crate::{
     constructor, finalizer, future_methods, getter, initializer, keywords, kwnames, name, noargs, onearg, setter,
 };
 
-/// The last number of a default name, for all threads. Changed by attached threads only, so it needs no atomic addition.
+/// The last number of a default name, for all threads. With a GIL attached threads only change it, so an addition need not
+/// be atomic.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 #[inline]
 fn next_number() -> u64 {
+    if cfg!(Py_GIL_DISABLED) {
+        return NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
+    }
     let n = NUMBER.load(Ordering::Relaxed) + 1;
     NUMBER.store(n, Ordering::Relaxed);
     n
@@ -87,7 +91,7 @@ fn is_running(event_loop: &Obj) -> Res<bool> {
 
 /// Run the first step here and now, inside whatever runs (3.12+).
 fn start_eagerly(task: &Inst<Task>, event_loop: &Obj) -> Res<()> {
-    let context = task.context().unwrap_or(none()).to_ref();
+    let context = task.context_or_none();
     let stepped =
         registry::with_current(event_loop, task.obj(), || Context::run(&context, || step::advance(task, None)));
     // SystemExit and KeyboardInterrupt come out of the step; dropping the coroutine may run code, so not with one set.
@@ -159,11 +163,11 @@ fn cancelling(this: &Inst<Task>) -> Res {
 }
 
 fn get_coro(this: &Inst<Task>) -> Res {
-    Ok(this.coro().unwrap_or(none()).to_ref())
+    Ok(this.coro().unwrap_or_else(|| none().to_ref()))
 }
 
 fn get_context(this: &Inst<Task>) -> Res {
-    Ok(this.context().unwrap_or(none()).to_ref())
+    Ok(this.context_or_none())
 }
 
 fn get_name(this: &Inst<Task>) -> Res {
@@ -298,7 +302,7 @@ pub fn build(offset: usize) -> Res<Ref> {
     );
     TASK_HOOKS.set(TaskHooks {
         wakeup: super::wakeup::wakeup_by_call,
-        context: |o| Ok(task_of(o).and_then(|t| t.context()).unwrap_or(none()).to_ref()),
+        context: |o| Ok(task_of(o).map_or_else(|| none().to_ref(), |t| t.context_or_none())),
     });
     Ok(class)
 }

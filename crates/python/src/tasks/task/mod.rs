@@ -20,14 +20,13 @@ pub mod registry;
 mod step;
 mod wakeup;
 
-use std::cell::Cell;
-
 pub use face::{Options, build, create};
 pub use step::{step, step_in_current_context};
 pub use wakeup::wakeup;
 
 use crate::ffi::asyncio_layout::TASK;
-use crate::ffi::{Class, Inst, Native, Obj, Raised, Ref, Res, Slot, Visit, str_of, string};
+use crate::ffi::cell::Cell;
+use crate::ffi::{Class, Inst, Native, Obj, Raised, Ref, Res, Slot, Visit, none, str_of, string};
 use crate::objects::future::{Fut, FutureCore, FutureLike};
 
 #[repr(C)]
@@ -111,13 +110,17 @@ impl Inst<Task> {
     }
 
     #[inline]
-    pub fn coro(&self) -> Option<&Obj> {
+    pub fn coro(&self) -> Option<Ref> {
         TASK.get(self.obj(), &TASK.coro)
     }
 
     #[inline]
-    pub fn context(&self) -> Option<&Obj> {
+    pub fn context(&self) -> Option<Ref> {
         TASK.get(self.obj(), &TASK.context)
+    }
+
+    pub fn context_or_none(&self) -> Ref {
+        self.context().unwrap_or_else(|| none().to_ref())
     }
 
     pub fn set_coro(&self, coro: Option<Ref>) {
@@ -131,8 +134,8 @@ impl Inst<Task> {
     /// The name; `Task-N` is made on demand.
     pub fn name(&self) -> Res {
         let name = match TASK.get(self.obj(), &TASK.name) {
-            Some(number) if number.is_long() => string(&format!("Task-{}", str_of(number)?))?,
-            Some(name) => return Ok(name.to_ref()),
+            Some(number) if number.is_long() => string(&format!("Task-{}", str_of(&number)?))?,
+            Some(name) => return Ok(name),
             None => string(&format!("Task-{}", self.number.get()))?,
         };
         self.set_name(name.clone());
@@ -144,7 +147,7 @@ impl Inst<Task> {
     }
 
     /// The coroutine, or the error of a task that was never initialised.
-    pub fn live_coro(&self) -> Res<&Obj> {
+    pub fn live_coro(&self) -> Res {
         self.coro().ok_or_else(|| Raised::runtime("Task object is not initialized."))
     }
 }

@@ -9,9 +9,8 @@
 //! from `_asyncio.Task`. Before, the interpreter has a WeakSet; ours are in a native set, which the thin Python layer shows
 //! through the WeakSet's `__class__` (`aioxide._tasks`).
 
-use std::cell::Cell;
-
 use super::{Inst, Task};
+use crate::ffi::cell::Cell;
 use crate::ffi::{BorrowedSet, Obj, Once, Ref, Res, import_attr, none};
 use crate::objects::names::imports;
 use crate::objects::scheduler::Scheduler;
@@ -119,7 +118,7 @@ pub fn with_current<T>(event_loop: &Obj, task: &Obj, f: impl FnOnce() -> Res<T>)
     {
         use crate::ffi::current_task::dict_discard;
         let dict = &REGISTRY.get().current;
-        let before = dict.dict_get(event_loop).map(Obj::to_ref);
+        let before = dict.dict_get(event_loop);
         dict.set_item(event_loop, task)?;
         let r = f();
         restore(r, || match &before {
@@ -162,7 +161,7 @@ pub fn register(task: &Inst<Task>) -> Res<()> {
         task.place.set(Place::Interpreters);
     }
     #[cfg(not(Py_3_14))]
-    task.place.set(Place::Ours(PENDING.insert(task.obj())));
+    task.place.set(Place::Ours(PENDING.insert(task.obj())?));
     Ok(())
 }
 

@@ -31,7 +31,6 @@ pub fn step(scheduler: &Scheduler, event_loop: &Obj, task: &Inst<Task>, throw: O
         return Ok(());
     };
     registry::publish(scheduler, event_loop, task.obj())?;
-    let context = context.to_ref();
     Context::run(&context, || advance(task, throw))
 }
 
@@ -64,7 +63,7 @@ pub(super) fn advance(task: &Inst<Task>, throw: Option<Ref>) -> Res<()> {
     }
     task.waiter.clear();
     let outcome = {
-        let coro = task.live_coro()?.to_ref();
+        let coro = task.live_coro()?;
         match throw {
             None => coro.send(none()),
             Some(e) => coro.throw(name!("throw"), &e),
@@ -183,7 +182,7 @@ fn park_on_foreign(task: &Inst<Task>, y: &Obj) -> Res<()> {
     }
     y.setattr(name!("_asyncio_future_blocking"), crate::ffi::false_())?;
     let wakeup = crate::objects::future::callbacks::WAKEUP.bind(task.obj())?;
-    let context = task.context().unwrap_or(none()).to_ref();
+    let context = task.context_or_none();
     y.call_method_kw(name!("add_done_callback"), [&*wakeup, &*context], kwnames!("context"))?;
     registry::note_awaiting(y, task.obj())?;
     task.waiter.put(y.to_ref());
@@ -236,7 +235,7 @@ pub(super) fn again(task: &Inst<Task>, throw: Option<Ref>) -> Res<()> {
             Some(e) => Entry::Throw(task.obj().to_ref(), e),
         });
     }
-    let context = task.context().unwrap_or(none()).to_ref();
+    let context = task.context_or_none();
     match throw {
         None => {
             let f = STEP.bind(task.obj())?;
