@@ -54,7 +54,6 @@ imports! {
     constants = "asyncio"."constants",
     transport_socket_class = "asyncio.trsock"."TransportSocket",
     read_transport_class = "asyncio.transports"."ReadTransport",
-    write_transport_class = "asyncio.transports"."WriteTransport",
     transport_class = "asyncio.transports"."Transport",
     buffered_protocol_class = "asyncio.protocols"."BufferedProtocol",
     extract_stack = "asyncio.format_helpers"."extract_stack",
