@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 # --- user code that raises, closes, or is not there -------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["connection_made", "data_received", "eof_received", "connection_lost"])
+@pytest.mark.parametrize("name", ["data_received", "eof_received", "connection_lost"])
 def test_a_reader_whose_method_raises(name):
     async def scenario():
         async with reading(raises(name, base=Pipe)) as (sink, peer):
@@ -48,7 +48,7 @@ def test_a_reader_whose_method_raises(name):
     same(scenario)
 
 
-@pytest.mark.parametrize("name", ["connection_made", "pause_writing", "resume_writing", "connection_lost"])
+@pytest.mark.parametrize("name", ["pause_writing", "resume_writing", "connection_lost"])
 def test_a_writer_whose_method_raises(name):
     async def scenario():
         async with writing(raises(name, base=Pipe)) as (source, peer):
@@ -63,6 +63,22 @@ def test_a_writer_whose_method_raises(name):
             return source.calls, transport.is_closing(), repr(transport).count("closed")
 
     same(scenario)
+
+
+def test_a_connection_made_that_raises_is_reported_and_the_pipe_is_connected(run, reports):
+    make = raises("connection_made", base=Pipe)
+
+    async def main():
+        async with reading(make) as (sink, number), writing(make) as (source, peer):
+            os.write(number[0], b"x")
+            await sink.until_received(1)
+            source.transport.write(b"y")
+            assert read_all(peer[0]) == b"y"
+
+    run(main)
+    told = reports.take_whole()
+    assert [(report.exception, report.others) for report in told] == [(ZeroDivisionError, ("handle",))] * 2
+    assert all(report.message.startswith("Exception in callback raises.<locals>.method(<") for report in told)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
