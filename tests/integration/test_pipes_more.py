@@ -78,7 +78,7 @@ def test_a_connection_made_that_raises_is_reported_and_the_pipe_is_connected(run
     run(main)
     told = reports.take_whole()
     assert [(report.exception, report.others) for report in told] == [(ZeroDivisionError, ("handle",))] * 2
-    assert all(report.message.startswith("Exception in callback raises.<locals>.method(<") for report in told)
+    assert all(report.message.startswith("Exception in callback raises.<locals>.method(") for report in told)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
