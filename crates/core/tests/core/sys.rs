@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aioxide_core::net::Address;
 use aioxide_core::reactor::{Direction, Reactor};
+use aioxide_core::sys::file::{self, Kind};
 use aioxide_core::sys::{epoll, pipe::WakePipe, socket};
 use rustix::io::{Errno, FdFlags, fcntl_getfd};
 
@@ -288,4 +289,55 @@ fn a_bad_descriptor_or_number_is_an_error_and_no_panic() {
     let long = Address::UnixPath(vec![b'x'; 200]);
     let socket = socket::socket(AF_UNIX, SOCK_STREAM, 0).unwrap();
     assert!(socket::bind(socket.as_raw_fd(), &long).is_err());
+}
+
+#[test]
+fn a_descriptor_says_what_it_is_of() {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let open = |path: &str| std::fs::File::open(path).unwrap();
+    assert_eq!(file::kind(reader.as_raw_fd()).unwrap(), Kind::Fifo);
+    assert_eq!(file::kind(writer.as_raw_fd()).unwrap(), Kind::Fifo);
+    assert_eq!(file::kind(ours.as_raw_fd()).unwrap(), Kind::Socket);
+    assert_eq!(file::kind(open("/dev/null").as_raw_fd()).unwrap(), Kind::CharDevice);
+    assert_eq!(file::kind(open("/").as_raw_fd()).unwrap(), Kind::Other);
+    assert_eq!(file::kind(open("/proc/self/exe").as_raw_fd()).unwrap(), Kind::Other);
+    assert_eq!(errno(file::kind(-1)), Some(Errno::BADF));
+}
+
+#[test]
+fn a_pipe_reads_and_writes_without_blocking() {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (reader_fd, writer_fd) = (reader.as_raw_fd(), writer.as_raw_fd());
+    for fd in [reader_fd, writer_fd, writer_fd] {
+        file::set_nonblocking(fd).unwrap();
+        assert!(socket::is_non_blocking(fd));
+    }
+    let mut room = [MaybeUninit::uninit(); 8];
+    assert_eq!(errno(file::read(reader_fd, &mut room)), Some(Errno::AGAIN));
+    assert_eq!(file::write(writer_fd, b"abc").unwrap(), 3);
+    assert_eq!(file::write_vectored(writer_fd, &[IoSlice::new(b"de"), IoSlice::new(b"f")]).unwrap(), 3);
+    let mut buffer = [0; 4];
+    assert_eq!(file::read_into(reader_fd, &mut buffer).unwrap(), 4);
+    assert_eq!(&buffer, b"abcd");
+    assert_eq!(file::read(reader_fd, &mut room).unwrap(), 2);
+    let full = vec![0; 1 << 20];
+    let written = file::write(writer_fd, &full).unwrap();
+    assert!(written < full.len());
+    assert_eq!(errno(file::write(writer_fd, b"x")), Some(Errno::AGAIN));
+    let slices = vec![IoSlice::new(b"x"); socket::MAX_SLICES + 1];
+    assert_eq!(errno(file::write_vectored(writer_fd, &slices)), Some(Errno::AGAIN));
+    drop(writer);
+    drop(reader);
+    assert_eq!(errno(file::write(-1, b"x")), Some(Errno::BADF));
+}
+
+#[test]
+fn the_end_of_a_pipe_is_zero_bytes_and_a_reader_gone_is_epipe() {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    drop(writer);
+    assert_eq!(file::read_into(reader.as_raw_fd(), &mut [0]).unwrap(), 0);
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    drop(reader);
+    assert_eq!(errno(file::write(writer.as_raw_fd(), b"x")), Some(Errno::PIPE));
 }

@@ -54,7 +54,6 @@ imports! {
     constants = "asyncio"."constants",
     transport_socket_class = "asyncio.trsock"."TransportSocket",
     read_transport_class = "asyncio.transports"."ReadTransport",
-    write_transport_class = "asyncio.transports"."WriteTransport",
     transport_class = "asyncio.transports"."Transport",
     subprocess_transport_class = "asyncio.transports"."SubprocessTransport",
     protocol_class = "asyncio.protocols"."Protocol",
