@@ -26,6 +26,7 @@ from ._not_yet import NotYet
 from ._pipes import Pipes
 from ._reports import Reports
 from ._resolve import Resolving
+from ._sendfile import Sendfile
 from ._serve import Serving
 from ._signals import Signals
 
@@ -47,6 +48,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Connecting,
     Serving,
     Pipes,
+    Sendfile,
     Signals,
     Reports,
     Inner,

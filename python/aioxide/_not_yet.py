@@ -19,7 +19,6 @@ TLS = "TLS is"
 UNIX = "unix sockets are"
 UDP = "UDP is"
 SUBPROCESSES = "subprocesses are"
-SENDFILE = "sendfile is"
 
 
 def not_yet(feature: str) -> NotImplementedError:
@@ -57,5 +56,3 @@ class NotYet(LoopPart):
     create_datagram_endpoint = _missing("create_datagram_endpoint", UDP)
     subprocess_exec = _missing("subprocess_exec", SUBPROCESSES)
     subprocess_shell = _missing("subprocess_shell", SUBPROCESSES)
-    sendfile = _missing("sendfile", SENDFILE)
-    sock_sendfile = _missing("sock_sendfile", SENDFILE)

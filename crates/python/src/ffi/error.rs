@@ -265,6 +265,7 @@ pub mod exc {
         keyboard_interrupt = PyExc_KeyboardInterrupt,
         not_implemented_error = PyExc_NotImplementedError,
         os_error = PyExc_OSError,
+        connection_error = PyExc_ConnectionError,
         overflow_error = PyExc_OverflowError,
         runtime_error = PyExc_RuntimeError,
         stop_iteration = PyExc_StopIteration,

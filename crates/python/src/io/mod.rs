@@ -21,6 +21,7 @@ pub mod pipe;
 mod poll;
 mod protocol;
 mod receive;
+pub mod sendfile;
 pub mod signals;
 pub mod sock;
 mod socket_object;
