@@ -90,6 +90,9 @@ class Sendfile(LoopPart):
         drained = transport._make_empty_waiter()
         try:
             await drained
+            if transport._sock is None:
+                # Closed meanwhile: it only sent what was queued.
+                raise ConnectionError("Connection closed by peer")
             self._set_aside(transport)
             return await self.sock_sendfile(transport._sock, file, offset, count, fallback=False)
         except OSError as error:
@@ -128,9 +131,11 @@ class Sendfile(LoopPart):
                     transport.write(view[:read])
                 total += read
         finally:
-            if total > 0 and hasattr(file, "seek"):
-                file.seek(offset + total)
-            await protocol.restore()
+            try:
+                if total > 0 and hasattr(file, "seek"):
+                    file.seek(offset + total)
+            finally:
+                await protocol.restore()
 
     async def sock_sendfile(
         self, sock: socket.socket, file: Any, offset: int = 0, count: int | None = None, *, fallback: bool | None = True
