@@ -28,6 +28,7 @@ from ._processes import Processes
 from ._pipes import Pipes
 from ._reports import Reports
 from ._resolve import Resolving
+from ._sendfile import Sendfile
 from ._serve import Serving
 from ._signals import Signals
 from ._unix import UnixSockets
@@ -51,6 +52,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Serving,
     Processes,
     Pipes,
+    Sendfile,
     Signals,
     UnixSockets,
     Datagrams,

@@ -23,6 +23,7 @@ mod poll;
 pub mod process;
 mod protocol;
 mod receive;
+pub mod sendfile;
 pub mod signals;
 pub mod sock;
 mod socket_object;

@@ -272,7 +272,7 @@ async fn retry(frame: &Rc<Frame>, d: Direction, mut call: impl FnMut(&Obj) -> Re
 ///
 /// # Errors
 /// RuntimeError if a transport uses the descriptor; OSError as epoll has it; what is thrown in.
-async fn ready(frame: &Frame, d: Direction) -> Res<()> {
+pub(super) async fn ready(frame: &Frame, d: Direction) -> Res<()> {
     let future = Owned::new(Future::default())?;
     let watch = {
         let (event_loop, sock) = (frame.local(LOOP), frame.local(SOCK));

@@ -94,6 +94,7 @@ imports! {
     futures_timeout_error = "concurrent.futures"."TimeoutError",
     pool_globals = "concurrent.futures.thread"."__dict__",
     reentrant_lock = "_thread"."RLock",
+    sendfile_not_available = "asyncio.exceptions"."SendfileNotAvailableError",
     set_wakeup_fd = "signal"."set_wakeup_fd",
     queue_empty = "queue"."Empty",
 }
