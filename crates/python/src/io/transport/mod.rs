@@ -231,7 +231,7 @@ impl SocketTransport {
     }
 
     fn is_debug(&self) -> bool {
-        self.event_loop.get().is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.is_debug()))
+        self.event_loop.get().is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.debug.get()))
     }
 }
 
@@ -285,7 +285,7 @@ impl Inst<SocketTransport> {
     fn call_soon(&self, scheduler: &Scheduler, callback: &Obj, argument: &Obj) -> Res<()> {
         let event_loop = self.event_loop()?;
         let context = self.context.get();
-        if !scheduler.is_direct() {
+        if !scheduler.direct.get() {
             let call_soon = event_loop.getattr(name!("call_soon"))?;
             return match context {
                 Some(context) => call_soon.call_kw(&[callback, argument, &*context], kwnames!("context")).map(drop),
