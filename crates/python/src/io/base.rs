@@ -77,7 +77,7 @@ impl Base {
     }
 
     pub fn is_debug(&self) -> bool {
-        self.event_loop.get().is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.is_debug()))
+        self.event_loop.get().is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.debug.get()))
     }
 
     /// The context of a callback that is asked for now.
@@ -99,7 +99,7 @@ impl Base {
     pub fn call_soon<const N: usize>(&self, scheduler: &Scheduler, callback: &Obj, arguments: [&Obj; N]) -> Res<()> {
         let event_loop = self.event_loop()?;
         let context = self.context.get();
-        if scheduler.is_direct() {
+        if scheduler.direct.get() {
             scheduler.check_submit()?;
             let handle = Handle::new(callback, &arguments, &event_loop, context.as_deref())?;
             return handle::queue(scheduler, &handle);

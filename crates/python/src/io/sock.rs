@@ -314,7 +314,7 @@ fn check(frame: &Frame) -> Res<()> {
         driver.held.flush()?;
     }
     socket_object::refuse_tls(&sock)?;
-    let is_debug = Scheduler::of(&event_loop).is_some_and(|s| s.is_debug());
+    let is_debug = Scheduler::of(&event_loop).is_some_and(|s| s.debug.get());
     if is_debug {
         let timeout = sock.call_method(name!("gettimeout"), [])?;
         if timeout.is_none() || float_value(&timeout)? != 0.0 {

@@ -103,7 +103,7 @@ impl SubprocessTransport {
     }
 
     fn is_debug(&self) -> bool {
-        self.event_loop.get().is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.is_debug()))
+        self.event_loop.get().is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.debug.get()))
     }
 
     /// What other processes can see comes after what was written before it.
@@ -142,7 +142,7 @@ impl SubprocessTransport {
         let Some(event_loop) = self.event_loop.get() else {
             return Ok(());
         };
-        match Scheduler::of(&event_loop).filter(|s| s.is_direct()) {
+        match Scheduler::of(&event_loop).filter(|s| s.direct.get()) {
             Some(scheduler) => {
                 scheduler.check_submit()?;
                 handle::queue(scheduler, &Handle::new(callback, arguments, &event_loop, None)?)

@@ -2,7 +2,7 @@
 //! was made.
 //!
 //! CPython counterpart: the debug branch of `BaseEventLoop._run_once`, and `_format_handle`. With debug mode on nearly every
-//! entry is a handle (`Scheduler::is_direct`): what the other kinds are for here is native work, which has none, and what was
+//! entry is a handle (`Scheduler::direct`): what the other kinds are for here is native work, which has none, and what was
 //! queued before debug mode was on.
 
 use super::EventLoop;
