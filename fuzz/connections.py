@@ -52,7 +52,7 @@ class Connection:
         self.world, self.sock, self.peer, self.inside, self.keeps = world, sock, peer, inside, keeps
         self.channel = f"{name}{world.number(name)}"
         self.transport = None
-        self.lost = self.ended = False
+        self.lost = self.ended = self.had_backlog = False
         self.received = self.sent = self.expected = 0
         world.connections.append(self)
         world.cleaning.append(self.clean)
@@ -61,10 +61,14 @@ class Connection:
         self.world.note(self.channel, *event)
 
     def clean(self):
-        if self.transport is not None:
+        if self.transport is not None and not self.is_forgotten():
             self.transport.abort()
         if self.peer is not None:
             self.peer.close()
+
+    def is_forgotten(self):
+        """asyncio's transport fails in its inside when it is used after an end that waited for its backlog."""
+        return self.lost and self.had_backlog
 
     def protocol(self, buffered=False):
         return (Buffered if buffered else Noting)(self)
@@ -91,7 +95,7 @@ class Noting(asyncio.Protocol):
         elif act == "eof":
             transport.write_eof()
         elif act == "task":
-            connection.world.spawn(connection.channel, asyncio.sleep(0, "task"))
+            connection.world.spawn(connection.channel + " task", asyncio.sleep(0, "task"))
         elif act == "set_protocol":
             transport.set_protocol(type(self)(connection))
         else:
@@ -159,13 +163,13 @@ def connect(world, family, inside, keeps, buffered):
     world.spawn(connection.channel, world.loop.create_connection(make, sock=here), shows=lambda made: "connected")
 
 
-def transport_step(weight, *draws, since=(3, 10), outside=False, rests=False):
+def transport_step(weight, *draws, **options):
     """A step that gets a connection which has a transport."""
 
     def enter(function):
         def step(world, at, *rest):
             connection = world.pick(world.connections, at)
-            if connection is None or connection.transport is None:
+            if connection is None or connection.transport is None or connection.is_forgotten():
                 return
             try:
                 answer = function(connection, connection.transport, *rest)
@@ -176,7 +180,7 @@ def transport_step(weight, *draws, since=(3, 10), outside=False, rests=False):
                     connection.note(function.__name__, answer)
 
         step.__name__ = function.__name__
-        return operation(weight, index, *draws, since=since, outside=outside, rests=rests)(step)
+        return operation(weight, index, *draws, **options)(step)
 
     return enter
 
@@ -194,12 +198,14 @@ def write(connection, transport, size, kind):
 @transport_step(1)
 def write_much(connection, transport):
     if connection.sock is not None and connection.sock.family == socket.AF_UNIX:
+        connection.had_backlog = True
         transport.write(payload(connection.sent, MUCH))
         connection.sent += 1
 
 
-@transport_step(2, up_to(4), sizes)
+@transport_step(2, up_to(4), one_of(1, 10, 5000))
 def writelines(connection, transport, count, size):
+    # Nor empty lines: asyncio keeps them, and never comes to the end of what it has to send.
     if NEW_TRANSPORTS or not transport.is_closing():
         transport.writelines([payload(connection.sent + at, size) for at in range(count)])
         connection.sent += count
@@ -356,7 +362,8 @@ class Listening:
     def __init__(self, world, inside):
         self.world, self.inside = world, inside
         self.channel = f"server{world.number('server')}"
-        self.server = self.address = None
+        self.server = self.address = self.path = None
+        self.is_unix = False
         #: Sockets that were connected, in order: the next to be accepted belongs to the first.
         self.dialled = []
         world.servers.append(self)
@@ -398,7 +405,7 @@ def server_step(weight, *draws, outside=False, rests=True, since=(3, 10)):
     def enter(function):
         def step(world, at, *rest):
             listening = world.pick(world.servers, at)
-            if listening is None or listening.server is None:
+            if listening is None or listening.server is None or listening.is_unix:
                 return
             try:
                 answer = function(world, listening, *rest)

@@ -5,6 +5,7 @@ All of it is one channel, `run`: its order is the same on both loops, to the las
 
 import asyncio
 import contextvars
+import functools
 import sys
 
 from .operations import index, one_of, operation, up_to
@@ -88,7 +89,7 @@ def call_later_soon(world, count, cancelled):
         come = world.awaiting()
 
         def call(come=come, delay=delay):
-            world.note("run", "timer", delay)
+            world.note("timers", delay)
             come()
 
         handle = world.loop.call_at(now + delay, call)
@@ -246,7 +247,7 @@ def new_name(world, mother=""):
 def make_task(world, program, mother="", how=None):
     name = new_name(world, mother)
     coroutine = body(world, name, program)
-    task = world.loop.create_task(coroutine, name=name) if how is None else how(coroutine)
+    task = (how or world.loop.create_task)(coroutine, name=name)
     if joins(program):
         world.joining.add(task)
     world.tasks.append(task)
@@ -295,7 +296,7 @@ async def child_awaited(world, name, program, shielded):
 
 @instruction(program_inside, since=(3, 12))
 async def eager(world, name, program):
-    make_task(world, program, name, lambda coroutine: asyncio.eager_task_factory(world.loop, coroutine))
+    make_task(world, program, name, functools.partial(asyncio.eager_task_factory, world.loop))
 
 
 @instruction(up_to(2), index, program_inside, program_inside)
@@ -459,7 +460,7 @@ def task(world, program):
 
 @operation(1, draw_program, since=(3, 12))
 def task_eager(world, program):
-    make_task(world, program, how=lambda coroutine: asyncio.eager_task_factory(world.loop, coroutine))
+    make_task(world, program, how=functools.partial(asyncio.eager_task_factory, world.loop))
 
 
 @operation(4, index, up_to(2))

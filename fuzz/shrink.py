@@ -65,7 +65,7 @@ def _with(steps, path, value):
 def _shorten(steps, path, still):
     try:
         program = _at(steps, path)
-    except IndexError:  # a program around it was shortened
+    except (IndexError, TypeError):  # a program around it was shortened
         return steps
     if not _is_program(program):
         return steps

@@ -57,9 +57,11 @@ def describe(error):
 class World:
     """What steps work on. Lists only grow, and steps name their members by number, modulo the length."""
 
-    def __init__(self, make_loop):
+    def __init__(self, make_loop, farewells):
         self.segments = [{}]
         self._noted = 0
+        #: Reports of finalizers, which come when the last reference goes: what asyncio keeps in cycles, aioxide may not.
+        self.farewells = farewells
         self.futures, self.tasks, self.handles = [], [], []
         #: Tasks that wait for other tasks, or have children which do.
         self.joining = set()
@@ -95,7 +97,11 @@ class World:
 
     def _report(self, loop, context):
         others = sorted(set(context) - {"message", "exception"})
-        self.note("reports", plain(context["message"]), describe(context.get("exception")), others)
+        report = (plain(context["message"]), describe(context.get("exception")), others)
+        if "never retrieved" in report[0] or "destroyed" in report[0]:
+            self.farewells.append(report)
+        else:
+            self.note("reports", *report)
 
     # What steps use.
 
@@ -175,7 +181,7 @@ class World:
             elif self._expected and time.monotonic() < limit:
                 idle = 0
                 self._expected = [condition for condition in self._expected if not condition()]
-                if self._expected:
+                if self._expected and seen == self._noted:
                     time.sleep(0.0001)
             else:
                 idle += 1
@@ -329,10 +335,14 @@ def account(make_loop, steps, operations):
             warnings.showwarning = lambda message, category, *rest: seen.append(
                 ("warning", category.__name__, plain(str(message)))
             )
-            world = World(make_loop)
+            world = World(make_loop, seen)
             world.carry_out(steps, operations)
             world.finish()
             segments = world.segments
+            # A thread on its way out holds what it was called with.
+            deadline = time.monotonic() + 1
+            while threading.active_count() > threads and time.monotonic() < deadline:
+                time.sleep(0.0005)
             del world
             gc.collect()
     finally:
@@ -342,14 +352,11 @@ def account(make_loop, steps, operations):
     left = []
     if descriptors() != before:
         left.append(["descriptors", len(descriptors() - before), len(before - descriptors())])
-    deadline = time.monotonic() + 1
-    while threading.active_count() > threads and time.monotonic() < deadline:
-        time.sleep(0.001)
     if threading.active_count() > threads:
         left.append(["threads", threading.active_count() - threads])
     try:
         left.append(["child", os.waitpid(-1, os.WNOHANG)[1]])
     except ChildProcessError:
         pass
-    # A warning comes when the last reference goes, so only how often each came counts.
+    # Of what finalizers say only how often each was said counts.
     return {"segments": segments, "said": sorted(map(repr, seen)), "left": left}
