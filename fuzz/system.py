@@ -1,0 +1,693 @@
+"""Steps that reach beyond the thread: other threads, forks, signals, child processes, pipes, datagrams, files."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from .connections import INSIDE, Connection, Listening, payload, transport_step
+from .operations import index, one_of, operation, up_to
+from .world import describe
+
+# --- threads ---------------------------------------------------------------------------------------
+
+
+@operation(0.8, up_to(6), up_to(3), rests=True)
+def from_threads(world, count, raises):
+    """Threads call in, each several times: nothing is lost, and each one's order holds."""
+    for _ in range(2):
+        channel = f"thread{world.number('thread')}"
+        come = world.awaiting()
+
+        def call(number, channel=channel, come=come):
+            world.note(channel, number)
+            if number == count:
+                come()
+            elif number == raises:
+                raise ValueError(number)
+
+        def body(call=call):
+            for number in range(count + 1):
+                world.loop.call_soon_threadsafe(call, number)
+
+        thread = threading.Thread(target=body)
+        world.threads.append(thread)
+        thread.start()
+
+
+#: Before 3.13 a call that raises StopIteration never ends.
+HOW_CALLS_END = one_of("result", "raise", "cancel", *(["stop"] if sys.version_info >= (3, 13) else []))
+
+
+@operation(0.8, HOW_CALLS_END, up_to(3), rests=True)
+def in_executor(world, how, more):
+    for _ in range(more + 1):
+        channel = f"executor{world.number('executor')}"
+
+        gate = threading.Event()
+
+        def work(channel=channel, gate=gate):
+            gate.wait(10)
+            if how == "raise":
+                raise KeyError(channel)
+            if how == "stop":
+                raise StopIteration(channel)
+            return channel
+
+        come = world.awaiting()
+        call = world.loop.run_in_executor(None, work)
+        if how == "cancel":
+            world.note(channel, call.cancel())
+        gate.set()
+
+        async def watched(call=call):
+            return await call
+
+        world.spawn(channel, watched()).add_done_callback(lambda task, come=come: come())
+
+
+@operation(0.3, rests=True)
+def resolve(world):
+    come = world.awaiting()
+    task = world.spawn("resolver", world.loop.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM), shows=type)
+    task.add_done_callback(lambda task: come())
+
+
+@operation(0.3, rests=True)
+def promise_from_thread(world):
+    """`run_coroutine_threadsafe`, whose result the thread waits for."""
+    channel = f"promise{world.number('promise')}"
+    come = world.awaiting()
+    answers = []
+
+    def body():
+        answers.append(asyncio.run_coroutine_threadsafe(asyncio.sleep(0, channel), world.loop).result(10))
+        world.loop.call_soon_threadsafe(told)
+
+    def told():
+        world.note(channel, *answers)
+        come()
+
+    thread = threading.Thread(target=body)
+    world.threads.append(thread)
+    thread.start()
+
+
+# --- forks -----------------------------------------------------------------------------------------
+
+
+@operation(0.06, one_of("exit", "loop", "inherited"))
+def fork(world, what):
+    """A child, forked in a callback of the running loop, makes a loop of its own, or lets go of the inherited one."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        report = b"nothing"
+        try:
+            if what == "loop":
+                report = _in_child(type(world.loop))
+            elif what == "inherited":
+                report = repr((world.loop.is_running(), world.loop.is_closed())).encode()
+        except BaseException as error:
+            report = repr(describe(error)).encode()
+        finally:
+            os.write(writer, report)
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        report = file.read()
+    world.note("fork", what, report, os.waitpid(pid, 0)[1])
+
+
+def _in_child(make_loop):
+    seen = []
+
+    async def talk(reader, writer):
+        writer.write(await reader.readexactly(3))
+        writer.close()
+
+    async def main():
+        seen.append(len(asyncio.all_tasks()))
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"abc")
+        seen.append(await reader.read())
+        writer.close()
+        server.close()
+        seen.append(await asyncio.gather(*(asyncio.sleep(0.001 * at, at) for at in range(3))))
+
+    loop = make_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    return repr(seen).encode()
+
+
+# --- signals ---------------------------------------------------------------------------------------
+
+SIGNALS = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCHLD]
+
+
+def signal_step(weight, *draws, **options):
+    return operation(weight, index, *draws, feature="signals", channel="signals", **options)
+
+
+@signal_step(2, one_of("note", "note", "raise", "remove"))
+def add_signal_handler(world, at, does):
+    number = SIGNALS[at % len(SIGNALS)]
+    name = f"handler {world.number('handler')}"
+
+    def handler(*args):
+        world.note("signals", name, number.name, args)
+        if does == "raise":
+            raise ValueError(name)
+        if does == "remove":
+            world.note("signals", "removed", world.loop.remove_signal_handler(number))
+
+    world.loop.add_signal_handler(number, handler, name)
+    world.signals.add(number)
+
+
+@signal_step(1)
+def remove_signal_handler(world, at):
+    number = SIGNALS[at % len(SIGNALS)]
+    world.note("signals", "remove", world.loop.remove_signal_handler(number))
+    world.signals.discard(number)
+    world.note("signals", repr(signal.getsignal(number)))
+
+
+@signal_step(3, up_to(3))
+def raise_signal(world, at, more):
+    """To ourselves, several in a row: while their handlers are not the loop's, those that end us are not sent."""
+    number = SIGNALS[at % len(SIGNALS)]
+    if callable(signal.getsignal(number)):
+        for _ in range(more + 1):
+            os.kill(os.getpid(), number)
+
+
+@signal_step(1, outside=True)
+def raise_signal_at_rest(world, at):
+    """While the loop does not run: delivered when it does."""
+    raise_signal(world, at, 0)
+
+
+@signal_step(0.3, one_of("number", "kill", "coroutine", "text"))
+def signal_wrong(world, at, what):
+    async def coroutine():
+        pass
+
+    number = {"number": 1000, "kill": signal.SIGKILL, "text": "USR1"}.get(what, signal.SIGUSR1)
+    world.loop.add_signal_handler(number, coroutine if what == "coroutine" else print)
+
+
+# --- child processes -------------------------------------------------------------------------------
+
+
+class Process(asyncio.SubprocessProtocol):
+    """A child, each of its pipes a channel."""
+
+    def __init__(self, world):
+        self.world = world
+        self.channel = f"process{world.number('process')}"
+        self.transport = None
+        self.gone = world.awaiting()
+        world.processes.append(self)
+        world.cleaning.append(self.clean)
+
+    def clean(self):
+        if self.transport is not None:
+            self.transport.close()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.world.note(self.channel, "made")
+
+    def pipe_data_received(self, fd, data):
+        self.world.note(f"{self.channel} {fd}", "data", data)
+
+    def pipe_connection_lost(self, fd, error):
+        self.world.note(f"{self.channel} {fd}", "lost", describe(error))
+
+    def process_exited(self):
+        self.world.note(self.channel, "exited", self.transport.get_returncode())
+
+    def connection_lost(self, error):
+        self.world.note(self.channel, "lost", describe(error))
+        self.gone()
+
+
+PROGRAMS = {
+    "true": ["true"],
+    "fails": ["sh", "-c", "exit 7"],
+    "speaks": ["sh", "-c", "echo out; echo err >&2; exit 1"],
+    "cat": ["cat"],
+    "dies": ["sh", "-c", "kill -9 $$"],
+    "deaf": ["sh", "-c", "exec <&-; echo closed; read x < /dev/null; exit 3"],
+    "missing": ["/nonexistent/program"],
+    "much": ["sh", "-c", "head -c 300000 /dev/zero"],
+}
+
+
+def process_step(weight, *draws, **options):
+    return operation(weight, *draws, feature="subprocess", **options)
+
+
+@process_step(0.3, one_of(*PROGRAMS), one_of("close", "kill", "terminate", "write and close", "abort"), rests=True)
+def spawn_process(world, program, ending):
+    """A child by `subprocess_exec`, and how its stdin, or it, is brought to an end."""
+    process = Process(world)
+
+    async def start():
+        try:
+            transport, _ = await world.loop.subprocess_exec(lambda: process, *PROGRAMS[program])
+        except BaseException:
+            process.gone()
+            raise
+        if program == "cat":  # any other may be over by now
+            stdin = transport.get_pipe_transport(0)
+            if ending.startswith("write"):
+                stdin.write(payload(1, 3000))
+            if ending in ("kill", "terminate"):
+                getattr(transport, ending)()
+            else:
+                (stdin.abort if ending == "abort" else stdin.close)()
+        return "started"
+
+    world.spawn(process.channel + " start", start())
+
+
+@process_step(0.2, one_of(*PROGRAMS), up_to(3), one_of("pipe", "null", "merged"), rests=True)
+def communicate(world, program, size, err):
+    """A child by `asyncio.create_subprocess_exec`, fed and read to its end."""
+    come = world.awaiting()
+    channel = f"child{world.number('child')}"
+    pipe = subprocess.PIPE
+
+    async def talk():
+        process = await asyncio.create_subprocess_exec(
+            *PROGRAMS[program], stdin=pipe, stdout=pipe,
+            stderr={"pipe": pipe, "null": subprocess.DEVNULL, "merged": subprocess.STDOUT}[err],
+        )  # fmt: skip
+        # Given nothing, older versions leave the pipe open, and cat waits.
+        none = b"x" if program == "cat" else None
+        # 3.10 reports a broken pipe that nobody asked about, or not, as it comes.
+        much = payload(2, 200_000) if program == "cat" or sys.version_info >= (3, 11) else b""
+        out = await process.communicate([none, b"", much][size])
+        return process.returncode, out, await process.wait()
+
+    world.spawn(channel, talk()).add_done_callback(lambda task: come())
+
+
+@process_step(0.15, one_of("exit 3", "cat", "kill -15 $$", "echo $0 $VARIABLE; pwd"), rests=True)
+def shell(world, line):
+    come = world.awaiting()
+    channel = f"child{world.number('child')}"
+
+    async def talk():
+        process = await asyncio.create_subprocess_shell(
+            line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env={"VARIABLE": "here"}, cwd="/"
+        )
+        return await process.communicate(), process.returncode
+
+    world.spawn(channel, talk()).add_done_callback(lambda task: come())
+
+
+@process_step(0.15, up_to(2), rests=True)
+def wait_cancelled(world, kills):
+    """A wait that is given up, and another one that is not."""
+    come = world.awaiting()
+    channel = f"child{world.number('child')}"
+
+    async def talk():
+        process = await asyncio.create_subprocess_exec("cat", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        waiting = asyncio.ensure_future(process.wait())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        process.kill() if kills else process.stdin.close()
+        return waiting.cancelled(), await process.wait()
+
+    world.spawn(channel, talk()).add_done_callback(lambda task: come())
+
+
+# --- unix sockets ----------------------------------------------------------------------------------
+
+
+@operation(0.7, one_of(*INSIDE), one_of("path", "abstract", "again", "sock"), feature="unix", rests=True)
+def serve_unix(world, inside, how):
+    listening = Listening(world, inside)
+    path = os.path.join(world.folder(), f"{world.number('path')}")
+    if how == "abstract":
+        path = f"\0fuzz-{os.getpid()}-{time.monotonic_ns()}"
+    elif how == "again":
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(path)
+    if how == "sock":
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(path)
+        making = world.loop.create_unix_server(listening.make_protocol, sock=sock)
+    else:
+        making = world.loop.create_unix_server(listening.make_protocol, path)
+
+    async def start():
+        count = await listening.start(making)
+        listening.is_unix, listening.path = True, path
+        return count
+
+    world.spawn(listening.channel, start())
+
+
+def unix_servers(world):
+    return [one for one in world.servers if one.server is not None and one.is_unix]
+
+
+@operation(1.5, index, one_of(*INSIDE), feature="unix", rests=True)
+def dial_unix(world, at, inside):
+    listening = world.pick(unix_servers(world), at)
+    if listening is not None and listening.server.is_serving():
+        connection = Connection(world, inside=inside, name="u")
+        making = world.loop.create_unix_connection(connection.protocol, listening.path)
+        world.spawn(connection.channel, making, shows=lambda made: "connected")
+
+
+@operation(0.3, index, feature="unix", rests=True)
+def close_unix(world, at):
+    if (listening := world.pick(unix_servers(world), at)) is not None:
+        listening.server.close()
+        world.note(listening.channel, "path", os.path.exists(listening.path.replace("\0", "/")))
+
+
+@operation(0.3, one_of("missing", "long", "none", "file"), feature="unix", rests=True)
+def unix_wrong(world, what):
+    path = {"missing": "/nonexistent/path", "long": "/" + "x" * 200, "none": None}.get(what, __file__)
+    world.spawn("unix", world.loop.create_unix_connection(asyncio.Protocol, path))
+    world.spawn("unix server", world.loop.create_unix_server(asyncio.Protocol, path))
+
+
+# --- datagrams -------------------------------------------------------------------------------------
+
+
+class Endpoint(asyncio.DatagramProtocol):
+    """An endpoint, and a plain socket that it talks with."""
+
+    def __init__(self, world, raises):
+        self.world, self.raises = world, raises
+        self.channel = f"udp{world.number('udp')}"
+        self.transport = None
+        self.received = self.expected = self.sent = 0
+        self.peer = socket.socket(type=socket.SOCK_DGRAM)
+        self.peer.bind(("127.0.0.1", 0))
+        self.peer.setblocking(False)
+        self.lost = False
+        world.endpoints.append(self)
+        world.cleaning += [self.peer.close, lambda: self.transport and self.transport.abort()]
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.world.note(self.channel, "made")
+
+    def datagram_received(self, data, address):
+        self.received += 1
+        self.world.note(self.channel, "got", data, address == self.peer.getsockname())
+        if self.raises:
+            raise ValueError("datagram")
+
+    def error_received(self, error):
+        self.world.note(self.channel, "error", describe(error))
+
+    def pause_writing(self):
+        self.world.note(self.channel, "pause")
+
+    def resume_writing(self):
+        self.world.note(self.channel, "resume")
+
+    def connection_lost(self, error):
+        self.lost = True
+        self.world.note(self.channel, "lost", describe(error))
+
+
+def endpoint_step(weight, *draws, outside=False, rests=True):
+    def enter(function):
+        def step(world, at, *rest):
+            endpoint = world.pick([one for one in world.endpoints if one.transport is not None], at)
+            if endpoint is None:
+                return
+            try:
+                function(world, endpoint, *rest)
+            except Exception as error:
+                world.note(endpoint.channel, function.__name__, describe(error))
+
+        step.__name__ = function.__name__
+        return operation(weight, index, *draws, feature="datagram", outside=outside, rests=rests)(step)
+
+    return enter
+
+
+@operation(1, up_to(2), up_to(2), feature="datagram", rests=True)
+def endpoint(world, connected, raises):
+    made = Endpoint(world, raises and connected)
+    remote = made.peer.getsockname() if connected else None
+    made.remote = remote
+    making = world.loop.create_datagram_endpoint(lambda: made, ("127.0.0.1", 0), remote)
+    world.spawn(made.channel, making, shows=lambda both: "made")
+
+
+@endpoint_step(3, one_of(0, 1, 1000, 70_000), up_to(2), rests=False)
+def datagram_send(world, endpoint, size, named):
+    endpoint.sent += 1
+    address = endpoint.peer.getsockname() if named or endpoint.remote is None else None
+    endpoint.transport.sendto(payload(endpoint.sent, size), address)
+
+
+@endpoint_step(3, one_of(0, 1, 1000), up_to(3), outside=True)
+def datagram_peer_send(world, endpoint, size, more):
+    if endpoint.transport.is_closing() or endpoint.peer.fileno() < 0:
+        return
+    for _ in range(more + 1):
+        endpoint.expected += 1
+        address = endpoint.transport.get_extra_info("sockname")
+        endpoint.peer.sendto(payload(endpoint.expected, size), address)
+    world.expect(lambda: endpoint.lost or endpoint.received >= endpoint.expected)
+
+
+@endpoint_step(2, outside=True)
+def datagram_peer_read(world, endpoint):
+    for _ in range(100):
+        try:
+            data = endpoint.peer.recv(100_000)
+        except (BlockingIOError, OSError) as error:
+            world.note(endpoint.channel + " peer", type(error).__name__)
+            return
+        world.note(endpoint.channel + " peer", "got", data)
+
+
+@endpoint_step(0.4, outside=True)
+def datagram_refused(world, endpoint):
+    """Nobody is there any more: who is connected is told so at the next call."""
+    endpoint.peer.close()
+
+
+@endpoint_step(0.4, one_of("close", "abort"))
+def datagram_end(world, endpoint, how):
+    getattr(endpoint.transport, how)()
+
+
+@endpoint_step(0.3, one_of("text", "address", "number"), rests=False)
+def datagram_wrong(world, endpoint, what):
+    endpoint.transport.sendto("text" if what == "text" else b"x", {"address": ("127.0.0.2", 9), "number": 5}.get(what))
+
+
+# --- pipes -----------------------------------------------------------------------------------------
+
+
+class Pipe:
+    """A pipe one of whose ends is a transport; the other is the steps'."""
+
+    def __init__(self, world, reads):
+        self.world = world
+        self.channel = f"pipe transport{world.number('pipe transport')}"
+        self.transport = None
+        self.received = self.expected = self.sent = 0
+        self.lost = False
+        reader, writer = os.pipe()
+        self.mine, self.other = (reader, writer) if reads else (writer, reader)
+        self.reads = reads
+        os.set_blocking(self.other, False)
+        self.file = os.fdopen(self.mine, "rb" if reads else "wb", 0)
+        self.is_open = True
+        world.pipes.append(self)
+        world.cleaning += [self.close_other, lambda: self.transport and self.end()]
+
+    def end(self):
+        (self.transport.close if self.reads else self.transport.abort)()
+
+    def close_other(self):
+        if self.is_open:
+            self.is_open = False
+            os.close(self.other)
+
+
+class PipeProtocol(asyncio.Protocol):
+    def __init__(self, pipe):
+        self.pipe = pipe
+
+    def _note(self, *event):
+        self.pipe.world.note(self.pipe.channel, *event)
+
+    def connection_made(self, transport):
+        self.pipe.transport = transport
+        self._note("made")
+
+    def data_received(self, data):
+        self.pipe.received += len(data)
+        self._note("data", data)
+
+    def eof_received(self):
+        self._note("eof")
+
+    def pause_writing(self):
+        self._note("pause")
+
+    def resume_writing(self):
+        self._note("resume")
+
+    def connection_lost(self, error):
+        self.pipe.lost = True
+        self._note("lost", describe(error))
+
+
+@operation(1, up_to(2), feature="pipes", rests=True)
+def pipe(world, reads):
+    made = Pipe(world, reads)
+    connect = world.loop.connect_read_pipe if reads else world.loop.connect_write_pipe
+    world.spawn(made.channel, connect(lambda: PipeProtocol(made), made.file), shows=lambda both: "connected")
+
+
+def pipe_step(weight, *draws, reads=None, outside=False, rests=False):
+    def enter(function):
+        def step(world, at, *rest):
+            pipes = [one for one in world.pipes if one.transport is not None and reads in (None, bool(one.reads))]
+            if (pipe := world.pick(pipes, at)) is None:
+                return
+            try:
+                answer = function(world, pipe, *rest)
+            except Exception as error:
+                answer = describe(error)
+            if answer is not None:
+                world.note(pipe.channel, function.__name__, answer)
+
+        step.__name__ = function.__name__
+        return operation(weight, index, *draws, feature="pipes", outside=outside, rests=rests)(step)
+
+    return enter
+
+
+@pipe_step(3, one_of(1, 1000, 5000, 30_000), reads=True, outside=True)
+def pipe_peer_write(world, pipe, size):
+    if pipe.is_open and not pipe.lost and pipe.expected - pipe.received < 30_000:
+        pipe.expected += os.write(pipe.other, payload(pipe.expected, size))
+
+
+@pipe_step(3, one_of(0, 1, 5000, 100_000), reads=False)
+def pipe_write(world, pipe, size):
+    pipe.sent += 1
+    pipe.transport.write(payload(pipe.sent, size))
+
+
+@pipe_step(2, reads=False, outside=True, rests=True)
+def pipe_peer_read(world, pipe):
+    idle = 0
+    while pipe.is_open and idle < 4:
+        world.turn()
+        try:
+            data = os.read(pipe.other, 1 << 20)
+        except BlockingIOError:
+            idle += 1
+            continue
+        world.note(pipe.channel + " peer", "data", data)
+        idle = 0 if data else 4
+
+
+@pipe_step(2, one_of("pause_reading", "resume_reading", "is_closing"), reads=True)
+def pipe_flow(world, pipe, call):
+    return getattr(pipe.transport, call)()
+
+
+@pipe_step(1, one_of("write_eof", "can_write_eof", "is_closing", "close"), reads=False)
+def pipe_writer_call(world, pipe, call):
+    return getattr(pipe.transport, call)()
+
+
+@pipe_step(0.4, outside=True, rests=True)
+def pipe_peer_end(world, pipe):
+    pipe.close_other()
+
+
+@pipe_step(0.4, rests=True)
+def pipe_end(world, pipe):
+    pipe.transport.close()
+
+
+@operation(0.2, up_to(2), feature="pipes", rests=True)
+def pipe_wrong(world, reads):
+    """A regular file is refused."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    world.cleaning.append(file.close)
+    connect = world.loop.connect_read_pipe if reads else world.loop.connect_write_pipe
+    world.spawn("pipes", connect(asyncio.Protocol, file))
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+
+def make_file(world, size):
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.write(payload(5, size))
+    file.seek(0)
+    world.cleaning.append(file.close)
+    return file
+
+
+windows = one_of((0, None), (0, 10), (100, None), (100, 500), (10_000, 5), (-1, None), (0, 0), (0, -1))
+
+
+@transport_step(1, one_of(0, 3000), windows, up_to(2), rests=True, feature="sendfile")
+def sendfile(connection, transport, size, window, fallback):
+    world = connection.world
+    if connection.had_backlog:
+        return  # it might never end
+    file = make_file(world, size)
+    come = world.awaiting()
+
+    async def send():
+        try:
+            return await world.loop.sendfile(transport, file, *window, fallback=bool(fallback))
+        finally:
+            world.note(connection.channel + " file", file.tell())
+
+    world.spawn(connection.channel + " file", send()).add_done_callback(lambda task: come())
+
+
+@operation(0.7, one_of(0, 3000), windows, up_to(2), feature="sendfile", rests=True)
+def sock_sendfile(world, size, window, fallback):
+    here, there = socket.socketpair()
+    world.cleaning += [here.close, there.close]
+    here.setblocking(False)
+    there.setblocking(False)
+    file = make_file(world, size)
+
+    async def send():
+        try:
+            return await world.loop.sock_sendfile(here, file, *window, fallback=bool(fallback))
+        finally:
+            world.note("files", file.tell())
+            here.close()
+            world.note("files", sum(iter(lambda: len(there.recv(1 << 16)), 0)))
+
+    come = world.awaiting()
+    world.spawn("files", send()).add_done_callback(lambda task: come())
