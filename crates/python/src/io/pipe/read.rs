@@ -160,7 +160,7 @@ impl Inst<ReadPipeTransport> {
                 .protocol
                 .object()
                 .getattr(name!("eof_received"))
-                .and_then(|eof_received| self.base().call_soon(scheduler, &eof_received, []));
+                .and_then(|eof_received| self.base().call_soon(scheduler, &eof_received, &[]));
             finally(told, || self.pipe.schedule_loss(self.obj(), none()))
         })
     }

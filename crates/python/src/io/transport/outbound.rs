@@ -16,8 +16,8 @@ use crate::ffi::{
     Context, Inst, Obj, Raised, ReadBuffer, Ref, Res, bytes_from, bytes_of, import_attr, is_bytes_like, none, str_of,
 };
 use crate::io::driver::Driver;
-use crate::io::finally;
 use crate::io::pieces::{Piece, send_queued, sent};
+use crate::io::{finally, report_stray};
 use crate::name;
 
 pub(super) const SEND_FAILED: &str = "Fatal write error on socket transport";
@@ -242,7 +242,10 @@ impl Inst<SocketTransport> {
         if self.base.closing.get() && self.base.conn_lost.get() == 0 {
             // close() waited for this; `connection_lost` comes once, so the count goes up first (gh-156512).
             self.base.conn_lost.set(1);
+            // What it raises is reported to the loop, which it lets go.
+            let event_loop = self.base.event_loop.get();
             self.lose_connection(none())
+                .or_else(|raised| report_stray(raised, event_loop, self.obj(), "SocketTransport._write_ready()"))
         } else if self.eof_written.get() && self.base.conn_lost.get() == 0 {
             self.shut_down()
         } else {
