@@ -128,7 +128,7 @@ def pipes_left_at_close():
         warnings.simplefilter("ignore", ResourceWarning)
 
         async def main():
-            source, sink = await both()
+            source, _ = await both()
             source.transport.write(b"x" * 300_000)
 
         run(main)
