@@ -53,20 +53,20 @@ pub fn build() -> Res<()> {
 /// Only SystemExit and KeyboardInterrupt come out; everything else goes to the exception handler.
 #[inline]
 pub fn run(work: &Obj, what: u32) -> Res<()> {
-    if let Some(transport) = work.downcast::<SocketTransport>() {
+    if let Some(transport) = work.downcast_exact::<SocketTransport>() {
         return transport.run(what);
     }
-    if let Some(transport) = work.downcast::<DatagramTransport>() {
+    if let Some(transport) = work.downcast_exact::<DatagramTransport>() {
         return transport.run(what);
     }
     // What a `sock_*` coroutine waits for.
     if let Some(future) = Fut::of_exact(work) {
         return if future.core.is_pending() { future.set_result(none().to_ref()) } else { Ok(()) };
     }
-    if let Some(call) = work.downcast::<Call>() {
+    if let Some(call) = work.downcast_exact::<Call>() {
         return Call::deliver(call);
     }
-    match work.downcast::<Listener>() {
+    match work.downcast_exact::<Listener>() {
         Some(listener) => listener.run(),
         None => Ok(()),
     }
