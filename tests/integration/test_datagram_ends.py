@@ -14,7 +14,7 @@ import pytest
 from datagrams import DatagramRecorder, close_all, endpoint, raises, settle, unix_pair
 from differential import describe, observe, outcome, plain, same
 from gathering import warm
-from peers import PATIENCE_S, connect, turns
+from peers import PATIENCE_S, connect
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
