@@ -341,3 +341,57 @@ fn the_end_of_a_pipe_is_zero_bytes_and_a_reader_gone_is_epipe() {
     drop(reader);
     assert_eq!(errno(file::write(writer.as_raw_fd(), b"x")), Some(Errno::PIPE));
 }
+
+const SOCK_DGRAM: i32 = 2;
+
+fn datagram_socket(address: &Address) -> std::os::fd::OwnedFd {
+    let socket = socket::socket(address.family(), SOCK_DGRAM, 0).unwrap();
+    socket::bind(socket.as_raw_fd(), address).unwrap();
+    socket
+}
+
+#[test]
+fn a_datagram_comes_with_its_senders_address() {
+    let nowhere = Address::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+    let (one, other) = (datagram_socket(&nowhere), datagram_socket(&nowhere));
+    let (from, to) = (one.as_raw_fd(), other.as_raw_fd());
+    let (here, there) = (socket::local_address(from).unwrap(), socket::local_address(to).unwrap());
+    let mut buffer = [0; 16];
+    assert_eq!(errno(socket::recv_from(to, &mut buffer)), Some(Errno::AGAIN));
+    for message in [&b"a datagram"[..], b""] {
+        assert_eq!(socket::send_to(from, message, &there).unwrap(), message.len());
+        assert_eq!(socket::recv_from(to, &mut buffer).unwrap(), (message.len(), Some(here.clone())));
+        assert_eq!(&buffer[..message.len()], message);
+    }
+}
+
+#[test]
+fn what_does_not_fit_of_a_datagram_is_lost() {
+    let nowhere = Address::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+    let (one, other) = (datagram_socket(&nowhere), datagram_socket(&nowhere));
+    let (from, to) = (one.as_raw_fd(), other.as_raw_fd());
+    let there = socket::local_address(to).unwrap();
+    socket::send_to(from, b"too long", &there).unwrap();
+    socket::send_to(from, b"next", &there).unwrap();
+    let mut buffer = [0; 4];
+    assert_eq!(socket::recv_from(to, &mut buffer).unwrap().0, 4);
+    assert_eq!(&buffer, b"too ");
+    assert_eq!(socket::recv_from(to, &mut buffer).unwrap().0, 4);
+    assert_eq!(&buffer, b"next");
+    assert_eq!(errno(socket::send_to(from, &[0; 70_000], &there)), Some(Errno::MSGSIZE));
+}
+
+#[test]
+fn a_unix_datagram_comes_from_a_name_or_from_nobody() {
+    let name =
+        |suffix: &str| Address::UnixAbstract(format!("aioxide-core-{}-{suffix}", std::process::id()).into_bytes());
+    let (one, other) = (datagram_socket(&name("one")), datagram_socket(&name("other")));
+    let nobody = socket::socket(AF_UNIX, SOCK_DGRAM, 0).unwrap();
+    let mut buffer = [0; 16];
+    socket::send_to(one.as_raw_fd(), b"named", &name("other")).unwrap();
+    assert_eq!(socket::recv_from(other.as_raw_fd(), &mut buffer).unwrap(), (5, Some(name("one"))));
+    socket::send_to(nobody.as_raw_fd(), b"unnamed", &name("other")).unwrap();
+    assert_eq!(socket::recv_from(other.as_raw_fd(), &mut buffer).unwrap(), (7, None));
+    assert_eq!(errno(socket::send_to(nobody.as_raw_fd(), b"x", &name("nobody"))), Some(Errno::CONNREFUSED));
+    assert_eq!(errno(socket::recv_from(-1, &mut buffer)), Some(Errno::BADF));
+}
