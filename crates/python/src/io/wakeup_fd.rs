@@ -18,8 +18,8 @@ use std::os::fd::RawFd;
 use std::sync::{Mutex, MutexGuard};
 
 use crate::ffi::{Raised, Res, exc, false_, index_value, int};
-use crate::objects::names::imports;
 use crate::kwnames;
+use crate::objects::names::imports;
 
 const NOBODY: i64 = -1;
 

@@ -9,14 +9,13 @@ use aioxide_core::sys::clock;
 
 use super::{EventLoop, create};
 use crate::ffi::{
-    BoolExt, Context, Inst, Obj, Raised, Ref, Res, float, float_value, import, none, str_of, string,
-    thread_ident,
+    BoolExt, Context, Inst, Obj, Raised, Ref, Res, float, float_value, import, none, str_of, string, thread_ident,
 };
+use crate::io::{self, wakeup_fd};
 use crate::objects::names::imports;
 use crate::objects::scheduler::Entry;
 use crate::objects::{handle, report};
 use crate::tasks::task::{self, registry, task_of};
-use crate::io::{self, wakeup_fd};
 use crate::{kwnames, name};
 
 pub fn run_forever(this: &Inst<EventLoop>) -> Res {
