@@ -204,18 +204,19 @@ class _FallbackProtocol(asyncio.Protocol):
     """In the place of a transport's protocol while the fallback sends a file: knows when writing is paused."""
 
     def __init__(self, transport: Any) -> None:
-        if not isinstance(transport, (_native.SocketTransport, transports._FlowControlMixin)):  # type: ignore[attr-defined]
+        kinds = (_native.SocketTransport, transports._FlowControlMixin)
+        if not issubclass(type(transport), kinds):
             raise TypeError("transport should be _FlowControlMixin instance")
-        self._transport = transport
+        self._transport: Any = transport
         self._protocol = transport.get_protocol()
         self._should_resume_reading = transport.is_reading()
-        self._should_resume_writing = transport._protocol_paused
+        self._should_resume_writing = self._transport._protocol_paused
         #: While writing is paused.
         self._resumed: asyncio.Future[bool] | None = None
         transport.pause_reading()
         transport.set_protocol(self)
         if self._should_resume_writing:
-            self._resumed = transport._loop.create_future()
+            self._resumed = self._transport._loop.create_future()
 
     async def drain(self) -> None:
         if self._transport.is_closing():
