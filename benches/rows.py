@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benches import (
     rows_apps,
+    rows_files,
     rows_latency,
     rows_memory,
     rows_network,
@@ -18,6 +19,7 @@ ROWS: list[Row] = [
     *rows_scheduler.ROWS,
     *rows_network.ROWS,
     *rows_sock.ROWS,
+    *rows_files.ROWS,
     *rows_network.SEVERAL_WRITES,
     *rows_threads.ROWS,
     *rows_processes.ROWS,

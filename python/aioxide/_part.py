@@ -33,9 +33,9 @@ __all__ = ["LoopPart", "stdlib_mentions"]
 
 
 def stdlib_mentions(function: object, name: str) -> bool:
-    """True when the stdlib's function uses a global or attribute of this name."""
+    """True when the stdlib's function uses a global, an attribute or a local variable of this name."""
     code = getattr(function, "__code__", None)
-    return name in getattr(code, "co_names", ())
+    return name in (*getattr(code, "co_names", ()), *getattr(code, "co_varnames", ()))
 
 
 class LoopPart(asyncio.AbstractEventLoop):

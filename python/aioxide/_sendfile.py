@@ -13,13 +13,10 @@ import os
 import socket
 from asyncio import constants, transports
 from asyncio.exceptions import SendfileNotAvailableError
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from . import _native
-from ._part import LoopPart
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from ._part import LoopPart, stdlib_mentions
 
 try:
     import ssl
@@ -32,19 +29,11 @@ __all__ = ["Sendfile"]
 _BLOCK_BYTES = 16384
 
 
-def _uses_before(function: Callable[..., object], first: str, second: str) -> bool:
-    names = function.__code__.co_names  # type: ignore[attr-defined]
-    return first in names and second in names and names.index(first) < names.index(second)
-
-
-# What asyncio changed in 3.14 and then in patch releases of 3.13.
-_stdlib: Any = asyncio.SelectorEventLoop
-#: The file's position is set at the end even if nothing was sent.
-_ALWAYS_SETS_POSITION = "total_sent" not in _stdlib._sock_sendfile_update_filepos.__code__.co_varnames
-#: The fallbacks set the position before they read even if the offset is 0, unless the file has no `seek`.
-_ALWAYS_SEEKS = _uses_before(_stdlib._sendfile_fallback, "hasattr", "seek")
-#: A piece is written first, and then waited for.
-_WRITES_FIRST = _uses_before(_stdlib._sendfile_fallback, "write", "drain")
+#: 3.14, and then patch releases of 3.13: the file's position is set whatever is sent, before a fallback reads (unless the file
+#: has no `seek`) and at the end; and the fallback writes a piece first and then waits.
+_SETS_POSITION_ALWAYS = not stdlib_mentions(
+    getattr(asyncio.SelectorEventLoop, "_sock_sendfile_update_filepos", None), "total_sent"
+)
 
 
 class Sendfile(LoopPart):
@@ -107,7 +96,7 @@ class Sendfile(LoopPart):
             self._take_back(transport)
 
     async def _sendfile_fallback(self, transport: Any, file: Any, offset: int, count: int | None) -> int:
-        if hasattr(file, "seek") if _ALWAYS_SEEKS else offset:
+        if hasattr(file, "seek") if _SETS_POSITION_ALWAYS else offset:
             file.seek(offset)
         block = min(count, _BLOCK_BYTES) if count else _BLOCK_BYTES
         buffer = bytearray(block)
@@ -123,7 +112,7 @@ class Sendfile(LoopPart):
                 read = await self.run_in_executor(None, file.readinto, view)
                 if not read:
                     return total
-                if _WRITES_FIRST:
+                if _SETS_POSITION_ALWAYS:
                     transport.write(view[:read])
                     await protocol.drain()
                 else:
@@ -169,10 +158,10 @@ class Sendfile(LoopPart):
         size = count if count else size
         if not size:
             return 0
-        return await self._sendfile(sock, number, offset, count, size, _ALWAYS_SETS_POSITION)
+        return await self._sendfile(sock, number, offset, count, size, _SETS_POSITION_ALWAYS)
 
     async def _sock_sendfile_fallback(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> int:
-        if hasattr(file, "seek") if _ALWAYS_SEEKS else offset:
+        if hasattr(file, "seek") if _SETS_POSITION_ALWAYS else offset:
             file.seek(offset)
         most = constants.SENDFILE_FALLBACK_READBUFFER_SIZE
         block = min(count, most) if count else most
@@ -215,18 +204,19 @@ class _FallbackProtocol(asyncio.Protocol):
     """In the place of a transport's protocol while the fallback sends a file: knows when writing is paused."""
 
     def __init__(self, transport: Any) -> None:
-        if not isinstance(transport, (_native.SocketTransport, transports._FlowControlMixin)):  # type: ignore[attr-defined]
+        kinds = (_native.SocketTransport, transports._FlowControlMixin)
+        if not issubclass(type(transport), kinds):
             raise TypeError("transport should be _FlowControlMixin instance")
-        self._transport = transport
+        self._transport: Any = transport
         self._protocol = transport.get_protocol()
         self._should_resume_reading = transport.is_reading()
-        self._should_resume_writing = transport._protocol_paused
+        self._should_resume_writing = self._transport._protocol_paused
         #: While writing is paused.
         self._resumed: asyncio.Future[bool] | None = None
         transport.pause_reading()
         transport.set_protocol(self)
         if self._should_resume_writing:
-            self._resumed = transport._loop.create_future()
+            self._resumed = self._transport._loop.create_future()
 
     async def drain(self) -> None:
         if self._transport.is_closing():
