@@ -31,6 +31,9 @@ def parse(arguments):
     add("--minutes", type=float, help="stop after this time instead")
     add("--jobs", type=int, default=2, help="worker processes (default: %(default)s)")
     add("--length", type=int, default=60, help="steps of a sequence at most (default: %(default)s)")
+    add("--limit", type=float, default=20, help="seconds after which a sequence hangs (default: %(default)s)")
+    add("--late", type=float, default=3, help="seconds after which an awaited event is lost (default: %(default)s)")
+    add("--shrink", type=float, default=30, help="seconds to make a failure small (default: %(default)s)")
     add("--python", default=sys.executable, help="the interpreter of the workers (default: this one)")
     add("--features", help=f"comma-separated, of {', '.join(AIOXIDE_HAS)}, or 'all' (default: what aioxide has)")
     add("--self-check", action="store_true", help="asyncio against asyncio, with all features")
@@ -52,7 +55,14 @@ def parse(arguments):
 
 
 def make_worker(options):
-    return Worker(("asyncio", options.loop), options.features, options.length, options.python)
+    settings = {
+        "loops": ["asyncio", options.loop],
+        "features": sorted(options.features),
+        "length": options.length,
+        "limit": options.limit,
+        "late": options.late,
+    }
+    return Worker(settings, options.python)
 
 
 class Hunt:
@@ -128,7 +138,7 @@ def report(options, seed, lines):
         print("but not when it was repeated; this is what was seen:")
         show(lines)
     else:
-        steps = shrink(steps, worker.differences)
+        steps = shrink(steps, worker.differences, options.shrink)
         lines = worker.differences(steps)
         print(f"as small as it gets, {len(steps)} steps (- asyncio, + {options.loop}):")
         for step in steps:

@@ -221,8 +221,9 @@ def pause_reading(connection, transport):
     transport.pause_reading()
 
 
-@transport_step(2.5)
+@transport_step(2.5, rests=True)
 def resume_reading(connection, transport):
+    """After a pause in the same turn, asyncio forgets an event that has come, and aioxide does not: a turn's difference."""
     transport.resume_reading()
 
 

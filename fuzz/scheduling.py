@@ -108,7 +108,7 @@ def handle_cancel(world, at):
 @operation(0.3)
 def look_at_loop(world):
     loop = world.loop
-    world.note("run", loop.is_running(), loop.is_closed(), loop.get_debug(), plain(repr(loop)))
+    world.note("run", loop.is_running(), loop.is_closed(), loop.get_debug(), plain(repr(loop)).partition(" ")[2])
 
 
 @operation(0.3, one_of(True, False), feature="debug")

@@ -1,19 +1,18 @@
 """Makes a failing sequence small: leave out steps, then instructions of programs, then make numbers zero."""
 
 import copy
+import time
 
 
-def shrink(steps, fails, most=400):
-    """The smallest list of steps found for which `fails` is true, trying at most so many."""
-    left = most
+def shrink(steps, fails, seconds):
+    """The smallest list of steps found in that time for which `fails` is true."""
+    deadline = time.monotonic() + seconds
 
     def still(candidate):
-        nonlocal left
-        left -= 1
-        return left >= 0 and fails(candidate)
+        return time.monotonic() < deadline and fails(candidate)
 
     before = None
-    while before != steps and left > 0:
+    while before != steps:
         before = steps
         steps = _without_parts(steps, still)
         for path in _programs(steps):

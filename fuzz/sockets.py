@@ -240,9 +240,9 @@ def watch_peer_end(world, watched):
     watched.there.close()
 
 
-@operation(0.3, one_of("read", "write"), one_of(-1, 1 << 20, "text", None))
+@operation(0.3, one_of("reader", "writer"), one_of(-1, 1 << 20, "text", None))
 def watch_wrong(world, way, what):
-    getattr(world.loop, f"add_{way}er")(what, print)
+    getattr(world.loop, f"add_{way}")(what, print)
 
 
 # --- streams ---------------------------------------------------------------------------------------

@@ -13,9 +13,6 @@ import sys
 from . import compare, sequences, world
 from .operations import OPERATIONS
 
-#: Seconds for one sequence on both loops. Rest in vain costs LATE_S, so it is more than that.
-LIMIT_S = 30
-
 
 def loop_class(name):
     if name == "asyncio":
@@ -36,12 +33,13 @@ def main():
         answers.flush()
 
     def verdict(steps):
-        faulthandler.dump_traceback_later(LIMIT_S, exit=True)
+        faulthandler.dump_traceback_later(settings["limit"], exit=True)
         try:
             return compare.differences(world.account(theirs, steps, OPERATIONS), world.account(ours, steps, OPERATIONS))
         finally:
             faulthandler.cancel_dump_traceback_later()
 
+    world.LATE_S = settings["late"]
     faulthandler.enable()
     world.order_sets()
     # Modules and caches come at the first use, and stay.

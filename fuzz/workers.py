@@ -11,8 +11,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 class Worker:
-    def __init__(self, loops, features, length=60, python=sys.executable):
-        self._settings = {"loops": list(loops), "features": sorted(features), "length": length}
+    """`settings` go to the process: loops, features, length, limit, late."""
+
+    def __init__(self, settings, python=sys.executable):
+        self._settings = settings
         self._python = python
         self._process = self._errors = None
 

@@ -19,8 +19,9 @@ import threading
 import time
 import warnings
 
-#: Seconds until something that must come by itself (a thread's call, a short timer, a child's end) counts as lost.
-LATE_S = 5
+#: Seconds until something that must come by itself (a thread's call, a short timer, a child's end) counts as lost:
+#: the option --late.
+LATE_S = 3
 #: Seconds that the kernel may take to carry a byte over loopback.
 CARRY_S = 0.2
 MOST_TURNS = 20_000
@@ -72,7 +73,7 @@ class World:
         #: Called at the end, the last first: close what asyncio leaves to its user.
         self.cleaning = []
         self.counters = {}
-        self._awaited = 0
+        self._awaited = set()
         self._expected = []
         self._folder = None
         self._over = False
@@ -101,7 +102,8 @@ class World:
         if "never retrieved" in report[0] or "destroyed" in report[0]:
             self.farewells.append(report)
         else:
-            self.note("reports", *report)
+            # What comes from other threads, or by signals, comes in no order with the rest.
+            self.note(f"reports: {report[0]}", *report[1:])
 
     # What steps use.
 
@@ -130,14 +132,12 @@ class World:
 
     def awaiting(self):
         """Rest comes only after a call of what this returns."""
-        self._awaited += 1
-        called = False
+        token = object()
+        self._awaited.add(token)
 
         def come():
-            nonlocal called
-            if not called:
-                called = True
-                self._awaited -= 1
+            if token in self._awaited:
+                self._awaited.remove(token)
                 if not self._awaited and not self._over:
                     self.loop.stop()
 
@@ -199,8 +199,8 @@ class World:
             self._run()
         guard.cancel()
         if self._awaited:
-            self.note("run", "never came", self._awaited)
-            self._awaited = 0
+            self.note("run", "never came", len(self._awaited))
+            self._awaited.clear()
 
     def carry_out(self, steps, operations):
         batch = []
@@ -262,11 +262,10 @@ class World:
             except Exception as error:
                 self.note("end", "cleaning", describe(error))
         self.rest()
-        try:
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.run_until_complete(self.loop.shutdown_default_executor())
-        except BaseException as error:
-            self.note("end", "shutdown", describe(error))
+        for shutdown in (self.loop.shutdown_asyncgens, self.loop.shutdown_default_executor):
+            come = self.awaiting()
+            self.spawn("end", shutdown()).add_done_callback(lambda task, come=come: come())
+            self.rest()
         for thread in self.threads:
             thread.join(LATE_S)
         self._over = True
