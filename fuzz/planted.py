@@ -23,10 +23,10 @@ class Counting(asyncio.SelectorEventLoop):
 
 
 class loses_a_wake_up(Counting):
-    """Each second call from another thread is queued when the loop sleeps, and it sleeps on."""
+    """All from other threads but the first: what they ask is queued when the loop sleeps, and it sleeps on."""
 
     def call_soon_threadsafe(self, callback, *args, context=None):
-        if asyncio._get_running_loop() is None and self.nth("threadsafe") % 2 == 0:
+        if asyncio._get_running_loop() is None and self.nth("threadsafe") > 1:
             time.sleep(0.01)
             return self.call_soon(callback, *args, context=context)
         return super().call_soon_threadsafe(callback, *args, context=context)
@@ -167,7 +167,7 @@ class loses_a_removal(Counting):
 
 
 class dies(Counting):
-    """Of a signal, when the second connection is listened for."""
+    """Of a signal, when a reader is added for the fourth time."""
 
     def add_reader(self, *args):
         if self.nth("reader") == 4:
@@ -176,9 +176,9 @@ class dies(Counting):
 
 
 class hangs(Counting):
-    """For good, in its fourth timer."""
+    """For good, when a writer is added for the third time."""
 
-    def call_later(self, *args, **options):
-        if self.nth("later") == 4:
+    def add_writer(self, *args):
+        if self.nth("writer") == 3:
             time.sleep(1000)
-        return super().call_later(*args, **options)
+        return super().add_writer(*args)
