@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 #: What aioxide has. A feature that arrives is switched on here, and from then on "not implemented" is a difference.
 AIOXIDE_HAS = {
     "base": True,
-    "debug": False,
-    "unix": False,
-    "datagram": False,
-    "pipes": False,
-    "subprocess": False,
-    "signals": False,
-    "sendfile": False,
+    "debug": True,
+    "unix": True,
+    "datagram": True,
+    "pipes": True,
+    "subprocess": True,
+    "signals": True,
+    "sendfile": True,
 }
 
 

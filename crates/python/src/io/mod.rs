@@ -93,6 +93,11 @@ pub fn run(work: &Obj, what: u32) -> Res<()> {
     Driver::of(work).map_or(Ok(()), |driver| driver.read_signals(work))
 }
 
+/// Does it bring the outcome of a call in a thread?
+pub fn is_delivery(work: &Obj) -> bool {
+    work.downcast_exact::<Call>().is_some()
+}
+
 /// What slow work is called in debug mode, after `<Handle _SelectorSocketTransport._read_ready()>`; and whose it is, which
 /// asyncio does not tell.
 #[cold]

@@ -7,7 +7,7 @@
 
 use super::EventLoop;
 use super::run::{self, time};
-use crate::ffi::{Inst, Obj, Owned, Raised, Ref, Res, float, float_value, str_of, string};
+use crate::ffi::{Inst, Obj, Owned, Ref, Res, float, float_value, str_of, string};
 use crate::io;
 use crate::name;
 use crate::objects::handle::{self, Handle};
@@ -25,6 +25,7 @@ pub fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
         Entry::Call(f, argument, context) => {
             Subject::Handle(Handle::new(f, &[&**argument], this.obj(), Some(context))?)
         }
+        Entry::Native(work, _) if io::is_delivery(work) => Subject::Delivery(safe(representation(work))?),
         Entry::Native(work, what) => Subject::Native(work.clone(), *what),
     };
     this.current_handle.put(subject.shown(this)?);
@@ -53,17 +54,22 @@ fn run_timed(this: &Inst<EventLoop>, entry: Entry, subject: &Subject) -> Res<()>
     if took < float_value(&limit)? {
         return Ok(());
     }
-    // A representation that raises must not end the loop.
-    let name = subject.name().or_else(|raised| if raised.is_exit() { Err(raised) } else { unnamed(raised) })?;
+    let name = safe(subject.name())?;
     imports()
         .logger
         .call_method(name!("warning"), [&*string("Executing %s took %.3f seconds")?, &*string(&name)?, &*float(took)?])
         .map(drop)
 }
 
-fn unnamed(raised: Raised) -> Res<String> {
-    raised.forget();
-    Ok("<a callback whose representation fails>".to_owned())
+/// A representation that raises must not end the loop.
+fn safe(name: Res<String>) -> Res<String> {
+    name.or_else(|raised| {
+        if raised.is_exit() {
+            return Err(raised);
+        }
+        raised.forget();
+        Ok("<a callback whose representation fails>".to_owned())
+    })
 }
 
 /// What an entry is to the user.
@@ -71,6 +77,8 @@ enum Subject {
     Handle(Owned<Handle>),
     Task(Ref),
     Native(Ref, u32),
+    /// An outcome that a thread has sent: it knows whose it is until it has delivered it.
+    Delivery(String),
 }
 
 impl Subject {
@@ -79,7 +87,7 @@ impl Subject {
         let made_at = match self {
             Subject::Handle(h) => return Ok(h.obj().to_ref()),
             Subject::Task(task) => task.getattr(name!("_source_traceback"))?,
-            Subject::Native(..) => {
+            Subject::Native(..) | Subject::Delivery(_) => {
                 if !this.run_from.is_some() {
                     this.run_from.put(handle::current_stack()?);
                 }
@@ -99,6 +107,7 @@ impl Subject {
             },
             Subject::Task(task) => representation(task),
             Subject::Native(work, what) => io::describe(work, *what),
+            Subject::Delivery(name) => Ok(name.clone()),
         }
     }
 }
