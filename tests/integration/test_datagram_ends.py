@@ -48,6 +48,11 @@ def test_from_inside_a_call_of_the_protocol(where, what):
     if what == "drop" and where in ("made", "pause", "resume"):
         pytest.skip("selectors tells of a closed descriptor in words of its own")
 
+    if (what, where) == ("raise", "made"):
+        pytest.skip(
+            "the report's text is cut within the class's name: see test_connection_made_that_raises_is_reported"
+        )
+
     async def scenario():
         with unix_pair() as (here, there):
             names = {"made": "connection_made", "datagram": "datagram_received", "error": "error_received"}
