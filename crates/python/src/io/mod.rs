@@ -72,7 +72,7 @@ pub fn describe(work: &Obj, what: u32) -> Res<String> {
     let callback = match work.downcast::<SocketTransport>() {
         Some(_) => transport::callback_name(what),
         None if listener.is_some() => "_accept_connection",
-        None => "run",
+        None => return str_of(&*work.repr()?),
     };
     let class = str_of(&*work.class().getattr(name!("__name__"))?)?;
     let server = listener.and_then(Inst::server);
