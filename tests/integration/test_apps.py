@@ -1,4 +1,4 @@
-"""The unmodified programs beside the checkout (`../shared/apps`) end in PASS on the native loop, and on asyncio.
+"""The unmodified programs beside the checkout (`../shared/apps`) end in PASS on the native loop.
 
 They come with the project's workplace, not with the repository; without them each test is skipped, unless
 AIOXIDE_REQUIRE_APPS=1 says that they must be there. What a program needs must be installed; AIOXIDE_REQUIRE_POSTGRES=1 says
@@ -62,25 +62,19 @@ def program(name: str) -> Path:
     return path
 
 
-@pytest.fixture(params=["aioxide", "asyncio"])
-def python(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[list[str], dict[str, str]]:
-    """How a program is started, and the environment: Pythons that it starts itself run on the same loop."""
-    if request.param == "asyncio":
-        return [sys.executable], {}
-    (tmp_path / "sitecustomize.py").write_text("import aioxide; aioxide.install()\n")
-    return [sys.executable, "-m", "aioxide"], {"PYTHONPATH": str(tmp_path)}
-
-
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_ends_in_pass(name: str, python: tuple[list[str], dict[str, str]], request: pytest.FixtureRequest) -> None:
+def test_ends_in_pass(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = program(name)
-    command, environment = python
-    if name in PENDING and len(command) > 1:
+    if name in PENDING:
         reason = f"waits for {PENDING[name]}"
         request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
-    database: dict[str, str] = request.getfixturevalue("postgres_server") if name == "aiopg_app.py" else {}
+    # Pythons that a program starts itself run on aioxide, too.
+    (tmp_path / "sitecustomize.py").write_text("import aioxide; aioxide.install()\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    if name == "aiopg_app.py":
+        environment |= request.getfixturevalue("postgres_server")
     done = subprocess.run(
-        [*command, str(path)], capture_output=True, text=True, timeout=50, env={**os.environ, **environment, **database}
+        [sys.executable, "-m", "aioxide", str(path)], capture_output=True, text=True, timeout=50, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "PASS"

@@ -93,11 +93,6 @@ pub fn run(work: &Obj, what: u32) -> Res<()> {
     Driver::of(work).map_or(Ok(()), |driver| driver.read_signals(work))
 }
 
-/// Does it bring the outcome of a call in a thread?
-pub fn is_delivery(work: &Obj) -> bool {
-    work.downcast_exact::<Call>().is_some()
-}
-
 /// What slow work is called in debug mode, after `<Handle _SelectorSocketTransport._read_ready()>`; and whose it is, which
 /// asyncio does not tell.
 #[cold]
@@ -107,6 +102,8 @@ pub fn describe(work: &Obj, what: u32) -> Res<String> {
         "_accept_connection"
     } else if work.downcast_exact::<SubprocessTransport>().is_some() {
         "_reap"
+    } else if work.downcast_exact::<Call>().is_some() || Fut::of_exact(work).is_some() {
+        return str_of(&*work.repr()?);
     } else {
         transport::callback_name(what)
     };

@@ -25,8 +25,8 @@ pub fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
         Entry::Call(f, argument, context) => {
             Subject::Handle(Handle::new(f, &[&**argument], this.obj(), Some(context))?)
         }
-        Entry::Native(work, _) if io::is_delivery(work) => Subject::Delivery(safe(representation(work))?),
-        Entry::Native(work, what) => Subject::Native(work.clone(), *what),
+        // Now: when it has run it may have let go of what names it.
+        Entry::Native(work, what) => Subject::Native(io::describe(work, *what).or_else(unnamed)?),
     };
     this.current_handle.put(subject.shown(this)?);
     let outcome = run_timed(this, entry, &subject);
@@ -54,31 +54,27 @@ fn run_timed(this: &Inst<EventLoop>, entry: Entry, subject: &Subject) -> Res<()>
     if took < float_value(&limit)? {
         return Ok(());
     }
-    let name = safe(subject.name())?;
+    // A representation that raises must not end the loop.
+    let name = subject.name().or_else(unnamed)?;
     imports()
         .logger
         .call_method(name!("warning"), [&*string("Executing %s took %.3f seconds")?, &*string(&name)?, &*float(took)?])
         .map(drop)
 }
 
-/// A representation that raises must not end the loop.
-fn safe(name: Res<String>) -> Res<String> {
-    name.or_else(|raised| {
-        if raised.is_exit() {
-            return Err(raised);
-        }
-        raised.forget();
-        Ok("<a callback whose representation fails>".to_owned())
-    })
+fn unnamed(raised: Raised) -> Res<String> {
+    if raised.is_exit() {
+        return Err(raised);
+    }
+    raised.forget();
+    Ok("<a callback whose representation fails>".to_owned())
 }
 
 /// What an entry is to the user.
 enum Subject {
     Handle(Owned<Handle>),
     Task(Ref),
-    Native(Ref, u32),
-    /// An outcome that a thread has sent: it knows whose it is until it has delivered it.
-    Delivery(String),
+    Native(String),
 }
 
 impl Subject {
@@ -97,8 +93,8 @@ impl Subject {
         Ok(Handle::stand_in(made_at)?.into_ref())
     }
 
-    /// Same as `_format_handle`: a task by its own representation, anything else as a handle. After it has run, since that
-    /// tells more, and costs nothing when it was not slow.
+    /// Same as `_format_handle`: a task by its own representation, anything else as a handle. After it has run: no code of
+    /// the program's runs for one that was not slow.
     fn name(&self) -> Res<String> {
         match self {
             Subject::Handle(h) => match h.task()? {
@@ -106,8 +102,7 @@ impl Subject {
                 None => representation(h.obj()),
             },
             Subject::Task(task) => representation(task),
-            Subject::Native(work, what) => io::describe(work, *what),
-            Subject::Delivery(name) => Ok(name.clone()),
+            Subject::Native(name) => Ok(name.clone()),
         }
     }
 }
