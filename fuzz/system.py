@@ -435,7 +435,7 @@ def endpoint_step(weight, *draws, outside=False, rests=True):
     def enter(function):
         def step(world, at, *rest):
             endpoint = world.pick([one for one in world.endpoints if one.transport is not None], at)
-            if endpoint is None:
+            if endpoint is None or endpoint.lost:  # asyncio's fails in its inside after its end
                 return
             try:
                 function(world, endpoint, *rest)
@@ -521,7 +521,7 @@ class Pipe:
         self.file = os.fdopen(self.mine, "rb" if reads else "wb", 0)
         self.is_open = True
         world.pipes.append(self)
-        world.cleaning += [self.close_other, lambda: self.transport and self.end()]
+        world.cleaning += [self.close_other, lambda: self.transport and not self.lost and self.end()]
 
     def end(self):
         (self.transport.close if self.reads else self.transport.abort)()
@@ -572,7 +572,8 @@ def pipe_step(weight, *draws, reads=None, outside=False, rests=False):
     def enter(function):
         def step(world, at, *rest):
             pipes = [one for one in world.pipes if one.transport is not None and reads in (None, bool(one.reads))]
-            if (pipe := world.pick(pipes, at)) is None:
+            # After its end asyncio's transport fails in its inside.
+            if (pipe := world.pick(pipes, at)) is None or pipe.lost:
                 return
             try:
                 answer = function(world, pipe, *rest)
