@@ -2,7 +2,7 @@
 
 import random
 
-from . import connections, scheduling, sockets, system  # noqa: F401  # they fill the table
+from . import connections, endpoints, scheduling, sockets, system  # noqa: F401  # they fill the table
 from .operations import OPERATIONS
 
 

@@ -32,7 +32,8 @@ _NOISE = [
     (re.compile(r"(127\.0\.0\.1)(', |:)\d+"), r"\1\2PORT"),
     (re.compile(r"(/[\w.-]+)+\.py:\d+"), "FILE"),
     (re.compile(r"\b_?(Unix)?SelectorEventLoop\b"), "EventLoop"),
-    (re.compile(r"\b_?\w*SocketTransport\b"), "SocketTransport"),
+    (re.compile(r"\b_?\w*Transport\b"), "Transport"),
+    (re.compile(r"<\w+\.\.\.[^<>]*>+"), "<...>"),
     (re.compile(r"\bTask-\d+"), "Task-N"),
     (re.compile(r"\bpid[= ]\d+"), "pid=N"),
     (re.compile(r"/tmp/fuzz-\w+"), "DIR"),
@@ -173,7 +174,7 @@ class World:
                 limit = time.monotonic() + CARRY_S
             self.turn()
             turns += 1
-            if self.loop._ready:
+            if self.loop._ready or seen != self._noted:
                 idle = 0
             elif self._awaited:
                 idle = 0

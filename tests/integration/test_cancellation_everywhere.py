@@ -269,7 +269,11 @@ async def end_process(process):
 @scenario("create_subprocess_exec", "create_subprocess_shell", of="asyncio")
 async def subprocess_of_streams(name, loop, stack):
     pipe = subprocess.PIPE
-    return lambda: getattr(asyncio, name)("cat", stdin=pipe, stdout=pipe), end_process, 1
+    return (
+        lambda: getattr(asyncio, name)("exec cat" if name.endswith("shell") else "cat", stdin=pipe, stdout=pipe),
+        end_process,
+        1,
+    )
 
 
 @scenario("wait", "communicate", of="process")
