@@ -7,7 +7,7 @@
 
 use super::EventLoop;
 use super::run::{self, time};
-use crate::ffi::{Inst, Obj, Owned, Ref, Res, float, float_value, str_of, string};
+use crate::ffi::{Inst, Obj, Owned, Raised, Ref, Res, float, float_value, str_of, string};
 use crate::io;
 use crate::name;
 use crate::objects::handle::{self, Handle};
@@ -83,7 +83,7 @@ impl Subject {
         let made_at = match self {
             Subject::Handle(h) => return Ok(h.obj().to_ref()),
             Subject::Task(task) => task.getattr(name!("_source_traceback"))?,
-            Subject::Native(..) | Subject::Delivery(_) => {
+            Subject::Native(_) => {
                 if !this.run_from.is_some() {
                     this.run_from.put(handle::current_stack()?);
                 }
