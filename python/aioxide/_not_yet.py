@@ -21,7 +21,7 @@ def not_yet(feature: str) -> NotImplementedError:
 class NotYet(LoopPart):
     """The method that only says what is missing."""
 
-    @functools.wraps(asyncio.AbstractEventLoop.start_tls)
+    @functools.wraps(asyncio.AbstractEventLoop.start_tls, assigned=())
     async def start_tls(self, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override]
-        """Raises NotImplementedError: TLS is not implemented yet."""
+        """Raise NotImplementedError: TLS is not implemented yet."""
         raise not_yet(TLS)
