@@ -103,11 +103,14 @@ def test_from_inside_a_call_of_the_protocol(where, what):
             calls = [call if isinstance(call, str) else call[0] for call in protocol.calls + Inside.second.calls]
             return seen, calls, here.fileno(), transport.is_closing(), [data for data, _ in protocol.datagrams]
 
-    if where == "resume" and what in ("close", "abort", "twice"):
-        # asyncio ends it twice, and fails from inside the second time.
+    ends_twice = what in ("close", "abort", "twice")  # in asyncio, which fails from inside the second time
+    never_resumes = sys.version_info[:2] == (3, 13)  # asyncio, see `keeps_headers` in test_datagrams.py
+    if where == "resume" and (ends_twice or never_resumes):
         seen = observe("aioxide", scenario)
-        assert seen["reports"] == []
+        told = [message for message, _, _ in seen["reports"]]
+        assert told == (["protocol.resume_writing() failed"] if what == "raise" else [])
         assert seen["result"][1].count("lost") == 1
+        assert "resume" in seen["result"][1]
     else:
         same(scenario)
 
