@@ -103,11 +103,14 @@ def test_from_inside_a_call_of_the_protocol(where, what):
             calls = [call if isinstance(call, str) else call[0] for call in protocol.calls + Inside.second.calls]
             return seen, calls, here.fileno(), transport.is_closing(), [data for data, _ in protocol.datagrams]
 
-    if where == "resume" and what in ("close", "abort", "twice"):
-        # asyncio ends it twice, and fails from inside the second time.
+    ends_twice = what in ("close", "abort", "twice")  # in asyncio, which fails from inside the second time
+    never_resumes = sys.version_info[:2] == (3, 13)  # asyncio, see `keeps_headers` in test_datagrams.py
+    if where == "resume" and (ends_twice or never_resumes):
         seen = observe("aioxide", scenario)
-        assert seen["reports"] == []
+        told = [message for message, _, _ in seen["reports"]]
+        assert told == (["protocol.resume_writing() failed"] if what == "raise" else [])
         assert seen["result"][1].count("lost") == 1
+        assert "resume" in seen["result"][1]
     else:
         same(scenario)
 
@@ -248,11 +251,14 @@ def test_sending_without_an_address_after_the_end(run, caplog):
     run(main)
 
 
-def test_a_transport_that_nobody_closes(run):
+def test_a_transport_that_nobody_closes(run, is_ours):
     async def main():
         transport, protocol = await endpoint(local_addr=("127.0.0.1", 0))
-        asyncio.get_running_loop()._remove_reader(transport._sock_fd) if hasattr(transport, "_buffer") else None
-        transport.pause_reading() if hasattr(transport, "pause_reading") else None
+        # Who watches it keeps it alive.
+        if is_ours:
+            transport.pause_reading()
+        else:
+            asyncio.get_running_loop()._remove_reader(transport._sock_fd)
         gone = weakref.ref(transport)
         protocol.transport = None
         with pytest.warns(ResourceWarning, match="unclosed transport <.*DatagramTransport fd="):

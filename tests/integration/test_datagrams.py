@@ -248,7 +248,6 @@ def test_a_peer_that_refuses():
         seen = protocol.calls[:]
         transport.sendto(b"anybody?")
         await settle()
-        transport.pause_reading() if hasattr(transport, "pause_reading") else None
         await close_all(protocol)
         return seen, protocol.calls[-1]
 
