@@ -24,8 +24,8 @@ from ._datagram import Datagrams
 from ._executor import Executors
 from ._inner import Inner
 from ._not_yet import NotYet
-from ._processes import Processes
 from ._pipes import Pipes
+from ._processes import Processes
 from ._reports import Reports
 from ._resolve import Resolving
 from ._sendfile import Sendfile

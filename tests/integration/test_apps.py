@@ -30,12 +30,6 @@ PROGRAMS = {
     "aiopg_app.py": ["aiopg", "psycopg2"],
 }
 
-#: What is not done yet: the program, and what it waits for. The test fails as soon as it passes.
-PENDING = {
-    "subprocess_pipeline.py": "subprocesses",
-    "graceful_shutdown.py": "signal handlers",
-}
-
 
 @pytest.fixture(scope="module")
 def postgres_server() -> Iterator[dict[str, str]]:
@@ -65,9 +59,6 @@ def program(name: str) -> Path:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_ends_in_pass(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = program(name)
-    if name in PENDING:
-        reason = f"waits for {PENDING[name]}"
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
     # Pythons that a program starts itself run on aioxide, too.
     (tmp_path / "sitecustomize.py").write_text("import aioxide; aioxide.install()\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -399,12 +399,6 @@ WAKEUP = textwrap.dedent("""
 """)
 
 
-# From 3.12 on asyncio's own hook takes the descriptor from the child.
-@pytest.mark.xfail(
-    sys.version_info < (3, 12),
-    strict=True,
-    reason="the parent's descriptor is taken for the user's own; done with the signal handlers",
-)
 def test_a_signal_in_the_child_wakes_the_childs_loop_and_not_the_parents():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", WAKEUP], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr

@@ -57,8 +57,11 @@ class Ticks:
         self.task = asyncio.create_task(self.tick())
         return self
     async def echo(self, reader, writer):
-        while data := await reader.read(100):
-            writer.write(data)
+        try:
+            while data := await reader.read(100):
+                writer.write(data)
+        except ConnectionResetError:  # the ticks ended with an answer on its way
+            pass
         writer.close()
     async def tick(self):
         reader, writer = self.streams
