@@ -446,7 +446,12 @@ def test_every_awaitable_method_has_a_scenario():
 
 
 def test_what_is_exempt_is_missing():
-    assert all(is_missing(of, name) for of, name in EXEMPT)
+    loop = aioxide.EventLoop()
+    for of, name in EXEMPT:
+        assert of == "loop"
+        with pytest.raises(NotImplementedError, match="not implemented yet"):
+            loop.run_until_complete(getattr(loop, name)(None, None, None))
+    loop.close()
 
 
 def cases():
