@@ -306,15 +306,15 @@ async def send_a_file(name, loop, stack):
     async def make():
         here, there = tcp_pair()
         here.setblocking(False)
-        loop.call_later(0.001, there.close)
-        if name == "sock_sendfile":
-            with here:
-                return await loop.sock_sendfile(here, file, 0, None, fallback=False)
-        transport, _ = await uncancelled(loop.create_connection(Recorder, sock=here))
-        try:
-            return await loop.sendfile(transport, file, 0, None)
-        finally:
-            transport.abort()
+        with there:
+            if name == "sock_sendfile":
+                with here:
+                    return await loop.sock_sendfile(here, file, 0, None, fallback=False)
+            transport, _ = await uncancelled(loop.create_connection(Recorder, sock=here))
+            try:
+                return await loop.sendfile(transport, file, 0, None)
+            finally:
+                transport.abort()
 
     return make, nothing, 0 if name == "sock_sendfile" else 1
 
