@@ -33,7 +33,7 @@ _NOISE = [
     (re.compile(r"(/[\w.-]+)+\.py:\d+"), "FILE"),
     (re.compile(r"\b_?(Unix)?SelectorEventLoop\b"), "EventLoop"),
     (re.compile(r"\b_?\w*Transport\b"), "Transport"),
-    (re.compile(r"<\w+\.\.\.[^<>]*>+"), "<...>"),
+    (re.compile(r"<[^<>]*\.\.\.[^<>]*>+"), "<...>"),
     (re.compile(r"\bTask-\d+"), "Task-N"),
     (re.compile(r"\bpid[= ]\d+"), "pid=N"),
     (re.compile(r"/tmp/fuzz-\w+"), "DIR"),

@@ -56,10 +56,11 @@ async def quiet(loop):
     gc.collect()
 
 
-async def at_every_point(make, undo, most=60, least=1):
+async def at_every_point(make, undo, most=60, least=1, is_patient=False):
     """Cancel `make()` at each of its suspension points, in each way; how many there are.
 
-    After each the descriptors, tasks and timers are those of before.
+    After each the descriptors, tasks and timers are those of before: at once, or, with `is_patient`, once a child that
+    was killed has ended.
     """
     loop = asyncio.get_running_loop()
     # Pools start at the first use; what they hold is not the call's.
@@ -85,6 +86,9 @@ async def at_every_point(make, undo, most=60, least=1):
             points = max(points, point - over)
             del task, call
             await quiet(loop)
+            deadline = time.monotonic() + 5
+            while asyncio.all_tasks() != tasks and is_patient and time.monotonic() < deadline:
+                await quiet(loop)
             assert asyncio.all_tasks() == tasks, (point, moment)
             timers = [timer for timer in loop._scheduled if timer is not None and not timer.cancelled()]
             # The limit of the test itself may be one.

@@ -71,6 +71,8 @@ STILLBORN = {
 @pytest.mark.parametrize("case", STILLBORN)
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_child_that_dies_before_exec(seen, tmp_path, case, streams):
+    if case == "no such user" and sys.version_info < (3, 11):
+        pytest.skip("Popen of 3.10 leaves its pipes")
     args, options = STILLBORN[case](tmp_path)
 
     async def main():

@@ -123,6 +123,9 @@ def test_pipesize(run):
 )
 @pytest.mark.filterwarnings("ignore:pass_fds overriding close_fds:RuntimeWarning")
 def test_what_is_refused(seen, kind, options):
+    if options == {"stdout": "text"} and sys.version_info < (3, 11):
+        pytest.skip("Popen of 3.10 leaves its pipes")
+
     async def main():
         loop = asyncio.get_running_loop()
         try:

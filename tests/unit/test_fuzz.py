@@ -41,7 +41,7 @@ def fuzz(*arguments):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_planted_bug_is_found_within_the_short_mode_and_made_small(name, tmp_path):
-    limits = ("--late", 0.5, "--shrink", 6, "--limit", 3 if name == "hangs" else 20)
+    limits = ("--late", 0.5, "--shrink", 6 if name == "hangs" else 20, "--limit", 3 if name == "hangs" else 20)
     loop = ("--loop", f"fuzz.planted:{name}", "--features", "base", *limits)
     done = fuzz("--seed", 0, "--save", tmp_path, *loop)
     assert done.returncode == 1, done.stdout + done.stderr
