@@ -3,8 +3,9 @@
     python -m benches.load
 
 One JSON line per request on stdin, `{"port", "pid", "seconds", "load": fields of row.Load}`, one per answer on stdout: `{"figures": {name:
-value}}` or `{"error": text}`. A scenario is a function of that name below. Those that measure CPU time give the nanoseconds that the
-*server* used per request; the cost of this process is nobody's business, so plain epoll will do, and where times matter it spins.
+value}}` or `{"error": text}`; the port of a Unix socket is its name. A scenario is a function of that name below. Those that measure CPU
+time give the nanoseconds that the *server* used per request; the cost of this process is nobody's business, so plain epoll will do, and
+where times matter it spins.
 Bounded by time and by count, on loopback only.
 
 The server's CPU time is read from outside by its CPU clock, as clock_getcpuclockid(3) defines it: the value is what time.process_time()
@@ -52,7 +53,12 @@ def per_request(ns: int, requests: int) -> Figures:
     return {"": ns / requests}
 
 
-def connect_to(port: int) -> socket.socket:
+def connect_to(port: int | str, network: str = "tcp") -> socket.socket:
+    if network != "tcp":
+        sock = socket.socket(socket.AF_UNIX) if network == "unix" else socket.socket(type=socket.SOCK_DGRAM)
+        sock.settimeout(SILENCE_S)
+        sock.connect(port.encode("latin-1") if isinstance(port, str) else ("127.0.0.1", port))
+        return sock
     sock = socket.create_connection(("127.0.0.1", port), timeout=SILENCE_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
@@ -61,14 +67,14 @@ def connect_to(port: int) -> socket.socket:
 class Clients:
     """Connections with at most one request each on its way."""
 
-    def __init__(self, port: int, load: Load) -> None:
+    def __init__(self, port: int | str, load: Load) -> None:
         self.request = load.request.encode("latin-1") * load.together
         self.answer = load.answer * load.together or len(self.request)
         self.echo = not load.answer
         self.epoll = select.epoll()
         self.by_fd: dict[int, socket.socket] = {}
         for _ in range(load.connections):
-            sock = connect_to(port)
+            sock = connect_to(port, load.network)
             self.by_fd[sock.fileno()] = sock
             self.epoll.register(sock, select.EPOLLIN)
         self.missing = dict.fromkeys(self.by_fd, 0)  # bytes of the answer still to come

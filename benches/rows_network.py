@@ -22,12 +22,23 @@ BACKLOG = 4096  # clients that come all at once are not kept waiting for SYN to 
 Stop = asyncio.Future[None]
 
 
-def listen() -> socket.socket:
-    """As asyncio's own create_server(host, port) does it: it sets TCP_NODELAY only on what says that it is TCP.
+def listen(network: str = "tcp") -> socket.socket:
+    """A listening socket, or one that is bound, for a row's body.
+
+    TCP as asyncio's own create_server(host, port) does it: it sets TCP_NODELAY only on what says that it is TCP.
 
     socket.create_server leaves the protocol at 0, and then asyncio leaves Nagle's algorithm on: with two writes to an answer that
     measures the peer's delayed acknowledgement, 40 ms.
     """
+    if network == "udp":
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(("127.0.0.1", 0))
+        return sock
+    if network == "unix":
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind("")  # the kernel chooses an abstract name
+        sock.listen(BACKLOG)
+        return sock
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("127.0.0.1", 0))
@@ -35,16 +46,36 @@ def listen() -> socket.socket:
     return sock
 
 
+def port_of(sock: socket.socket) -> int | str:
+    """What a load process connects to; goes through JSON."""
+    if sock.family == socket.AF_UNIX:
+        return cast(bytes, sock.getsockname()).decode("latin-1")
+    return int(sock.getsockname()[1])
+
+
 async def protocol_server(factory: Callable[[], Any], sock: socket.socket, stop: Stop) -> None:
-    server = await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=BACKLOG)
+    loop = asyncio.get_running_loop()
+    if sock.family == socket.AF_UNIX:
+        server = await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG)
+    else:
+        server = await loop.create_server(factory, sock=sock, backlog=BACKLOG)
     await stop
     server.close()
 
 
 async def streams_server(handle: Callable[..., Any], sock: socket.socket, stop: Stop) -> None:
-    server = await asyncio.start_server(handle, sock=sock, backlog=BACKLOG)
+    if sock.family == socket.AF_UNIX:
+        server = await asyncio.start_unix_server(handle, sock=sock, backlog=BACKLOG)
+    else:
+        server = await asyncio.start_server(handle, sock=sock, backlog=BACKLOG)
     await stop
     server.close()
+
+
+async def datagram_server(factory: Callable[[], Any], sock: socket.socket, stop: Stop) -> None:
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(factory, sock=sock)
+    await stop
+    transport.close()
 
 
 # -- echo ------------------------------------------------------------------------------------------------------------------------------
@@ -58,6 +89,14 @@ class Connection(asyncio.Protocol):
 class Echo(Connection):
     def data_received(self, data: bytes) -> None:
         self.transport.write(data)
+
+
+class DatagramEcho(asyncio.DatagramProtocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.transport.sendto(data, addr)
 
 
 class BufferedEcho(asyncio.BufferedProtocol):
@@ -82,8 +121,8 @@ async def streams_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
         writer.close()
 
 
-def echo_load(size: int, connections: int = 100) -> Load:
-    return Load(connections=connections, request="".join(chr(i % 256) for i in range(size)))
+def echo_load(size: int, connections: int = 100, network: str = "tcp") -> Load:
+    return Load(connections=connections, request="".join(chr(i % 256) for i in range(size)), network=network)
 
 
 # -- connections that come and go ------------------------------------------------------------------------------------------------------
@@ -203,12 +242,14 @@ def served(key: str, title: str, run: Callable[..., Any], load: Load, group: str
     return Row(key, title, group, run, way="served", load=load, **details)
 
 
-def echo(key: str, title: str, size: int, goal: float | None, connections: int = 100) -> Row:
-    if key.startswith("streams"):
+def echo(key: str, title: str, size: int, goal: float | None, connections: int = 100, network: str = "tcp") -> Row:
+    if network == "udp":
+        run = partial(datagram_server, DatagramEcho)
+    elif "streams" in key:
         run = partial(streams_server, streams_echo)
     else:
         run = partial(protocol_server, BufferedEcho if key.startswith("buffered") else Echo)
-    return served(key, title, run, echo_load(size, connections), goal=goal)
+    return served(key, title, run, echo_load(size, connections, network), goal=goal)
 
 
 ROWS = [
@@ -225,6 +266,11 @@ ROWS = [
     echo("streams-1k", "streams echo, 1 KiB", KIB, 1.2),
     echo("streams-10k", "streams echo, 10 KiB", 10 * KIB, None),
     echo("streams-100k", "streams echo, 100 KiB", 100 * KIB, None),
+    echo("unix-64", "Protocol echo over a Unix socket, 64 B", 64, 1.15, network="unix"),
+    echo("unix-1k", "Protocol echo over a Unix socket, 1 KiB", KIB, 1.15, network="unix"),
+    echo("unix-streams-1k", "streams echo over a Unix socket, 1 KiB", KIB, 1.2, network="unix"),
+    echo("udp-64", "UDP echo, 64 B", 64, 1.4, network="udp"),
+    echo("udp-1k", "UDP echo, 1 KiB", KIB, None, network="udp"),
     served("accept", "accept, answer, close", partial(protocol_server, AnswerAndClose), Load("connect", 1, "x" * 64)),
     served("connect", "create_connection, 1 byte, close", connect_and_close, Load("accept", 1), goal=1.05),
 ]

@@ -7,7 +7,7 @@ One JSON line per request on stdin, one JSON line per answer on stdout:
     {"do": "describe"}                               {"version": ..., "loop": type, "task": type}
     {"do": "calibrate", "row": key}                  {"repeats": n}
     {"do": "sample", "row": key, "repeats": n}       {"value": CPU time per operation, ns}
-    {"do": "serve", "row": key}                      {"port": ...}
+    {"do": "serve", "row": key}                      {"port": a number, or the name of a Unix socket}
     {"do": "stop"}                                   {"value": what the row returned}, or {"hung": true}; only after "serve"
     {"do": "call", "row": key}                       {"value": what the row returned}
 
@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 
 from benches.row import Row
 from benches.rows import ROWS
-from benches.rows_network import listen
+from benches.rows_network import listen, port_of
 
 SAMPLE_S = 0.030
 PROBE_S = 0.005
@@ -139,8 +139,8 @@ class Worker:
         stdin = (
             sys.stdin.fileno()
         )  # nobody writes a second line before the first is answered: sys.stdin has read no further
-        with listen() as sock:
-            answer({"port": sock.getsockname()[1]})
+        with listen(row.load.network if row.load else "tcp") as sock:
+            answer({"port": port_of(sock)})
             return self.run(job)
 
     def handle(self, request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

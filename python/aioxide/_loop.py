@@ -20,12 +20,17 @@ from weakref import WeakSet
 
 from . import _native
 from ._connect import Connecting
+from ._datagram import Datagrams
 from ._executor import Executors
 from ._inner import Inner
 from ._not_yet import NotYet
+from ._processes import Processes
+from ._pipes import Pipes
 from ._reports import Reports
 from ._resolve import Resolving
 from ._serve import Serving
+from ._signals import Signals
+from ._unix import UnixSockets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Generator
@@ -44,6 +49,11 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Resolving,
     Connecting,
     Serving,
+    Processes,
+    Pipes,
+    Signals,
+    UnixSockets,
+    Datagrams,
     Reports,
     Inner,
     NotYet,
@@ -62,13 +72,14 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         "__weakref__",
         "_asyncgens",
         "_asyncgens_shutdown_called",
+        "_child_watcher",
         "_coroutine_origin_depth",
         "_default_executor",
         "_dns_executor",
         "_dns_threads",
         "_exception_handler",
         "_executor_shutdown_called",
-        "_signal_handlers",
+        "_unix_server_sockets",
         "slow_callback_duration",
     )
 
@@ -83,7 +94,8 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         self._asyncgens = WeakSet()
         self._asyncgens_shutdown_called = False
         self._coroutine_origin_depth: int | None = None
-        self._signal_handlers = {}
+        self._child_watcher = None
+        self._unix_server_sockets = {}
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
@@ -133,6 +145,13 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         """
         if self.is_running():
             raise RuntimeError("Cannot close a running event loop")
+        try:
+            # Now: a signal must not be written into a pipe that is closed.
+            self._remove_signal_handlers()
+        finally:
+            self._close_for_good()
+
+    def _close_for_good(self) -> None:
         if self.is_closed():
             return
         if self._debug:

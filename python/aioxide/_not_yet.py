@@ -16,11 +16,6 @@ from ._part import LoopPart
 __all__ = ["NotYet", "not_yet"]
 
 TLS = "TLS is"
-UNIX = "unix sockets are"
-UDP = "UDP is"
-PIPES = "pipes are"
-SUBPROCESSES = "subprocesses are"
-SIGNALS = "signal handlers are"
 SENDFILE = "sendfile is"
 
 
@@ -54,14 +49,5 @@ class NotYet(LoopPart):
     """The methods that only say what is missing."""
 
     start_tls = _missing("start_tls", TLS)
-    create_unix_connection = _missing("create_unix_connection", UNIX)
-    create_unix_server = _missing("create_unix_server", UNIX)
-    create_datagram_endpoint = _missing("create_datagram_endpoint", UDP)
-    connect_read_pipe = _missing("connect_read_pipe", PIPES)
-    connect_write_pipe = _missing("connect_write_pipe", PIPES)
-    subprocess_exec = _missing("subprocess_exec", SUBPROCESSES)
-    subprocess_shell = _missing("subprocess_shell", SUBPROCESSES)
-    add_signal_handler = _missing("add_signal_handler", SIGNALS)
-    remove_signal_handler = _missing("remove_signal_handler", SIGNALS)
     sendfile = _missing("sendfile", SENDFILE)
     sock_sendfile = _missing("sock_sendfile", SENDFILE)

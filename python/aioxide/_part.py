@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import socket
+    import subprocess
     from collections.abc import Callable, Coroutine, Iterable
     from concurrent.futures import ThreadPoolExecutor
     from contextvars import Context
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from weakref import WeakSet
 
     from ._executor import ThreadPool
+    from ._native import SubprocessTransport
 
     #: (family, type, proto, canonical name, address), as `socket.getaddrinfo` has it.
     AddressInfo: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
@@ -56,6 +58,11 @@ class LoopPart(asyncio.AbstractEventLoop):
         def _remove_writer(self, fd: int) -> bool: ...
 
         _wake_pipe: tuple[int, int]
+        #: The dict that the native loop looks into when a signal comes.
+        _signal_handlers: dict[int, asyncio.Handle]
+
+        def _claim_signals(self) -> None: ...
+        def _release_signals(self) -> None: ...
 
         def _transports_of(self, server: object) -> list[asyncio.Transport]: ...
         def _watched(self) -> list[tuple[int, Any, Any, Any]]: ...
@@ -70,6 +77,20 @@ class LoopPart(asyncio.AbstractEventLoop):
             context: Context | None = None,  # 3.15+
         ) -> asyncio.Transport: ...
 
+        def _make_read_pipe_transport(
+            self,
+            pipe: Any,
+            protocol: asyncio.BaseProtocol,
+            waiter: asyncio.Future[None] | None = None,
+            extra: dict[str, Any] | None = None,
+        ) -> asyncio.ReadTransport: ...
+        def _make_write_pipe_transport(
+            self,
+            pipe: Any,
+            protocol: asyncio.BaseProtocol,
+            waiter: asyncio.Future[None] | None = None,
+            extra: dict[str, Any] | None = None,
+        ) -> asyncio.WriteTransport: ...
         def _connect_sock(
             self,
             exceptions: list[list[OSError]],
@@ -80,6 +101,16 @@ class LoopPart(asyncio.AbstractEventLoop):
             self, sock: socket.socket, protocol_factory: ProtocolFactory
         ) -> Coroutine[Any, Any, tuple[asyncio.Transport, asyncio.BaseProtocol]]: ...
 
+        def _adopt_child(
+            self,
+            popen: subprocess.Popen[bytes],
+            protocol: asyncio.BaseProtocol,
+            waiter: asyncio.Future[None],
+            extra: dict[str, Any] | None,
+            wakes_at: int,
+            by_pidfd: bool,
+        ) -> SubprocessTransport: ...
+
         # Of the parts.
         slow_callback_duration: float
         _default_executor: ThreadPoolExecutor | None
@@ -89,7 +120,7 @@ class LoopPart(asyncio.AbstractEventLoop):
         _exception_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None
         _asyncgens: WeakSet[Any]
         _asyncgens_shutdown_called: bool
-        _signal_handlers: dict[int, asyncio.Handle]
+        _child_watcher: Any
 
         def _check_default_executor(self) -> None: ...
         def _check_callback(self, callback: object, method: str) -> None: ...

@@ -21,7 +21,7 @@ from ._server import Server
 if TYPE_CHECKING:
     from ._part import AddressInfo, ProtocolFactory
 
-__all__ = ["Serving"]
+__all__ = ["Serving", "set_reuse_port"]
 
 #: Since some 3.12 an address that is not available is passed over.
 _SKIPS_UNAVAILABLE = stdlib_mentions(base_events.BaseEventLoop.create_server, "EADDRNOTAVAIL")
@@ -172,7 +172,7 @@ def _set_listener_options(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
     # Linux 6.12.9 refuses it for other families.
     if reuse_port and (is_ipv6 or sock.family == socket.AF_INET):
-        _set_reuse_port(sock)
+        set_reuse_port(sock)
     if keep_alive:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
     if is_ipv6:
@@ -180,7 +180,7 @@ def _set_listener_options(
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, True)
 
 
-def _set_reuse_port(sock: socket.socket) -> None:
+def set_reuse_port(sock: socket.socket) -> None:
     if not hasattr(socket, "SO_REUSEPORT"):
         raise ValueError("reuse_port not supported by socket module")
     try:

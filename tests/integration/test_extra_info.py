@@ -383,7 +383,6 @@ LOOP_MISSING = {
     "_add_callback": "an inner method",
     "_accept_connection": "an inner method",
     "_ensure_fd_no_transport": "an inner method",
-    "_make_datagram_transport": "of UDP",
 }
 
 

@@ -7,8 +7,10 @@
 //!
 //! * `clock`: `monotonic_s`, `monotonic_coarse_s`, `COARSE_LAG_S`, `resolution_s`
 //! * `epoll`: `Epoll`, `Event`, `Interest`, `Timeout` (a readiness set: level-triggered, edges on demand)
+//! * `file`: `read`, `write`, `write_vectored`, `kind`, `set_nonblocking`
 //! * `pipe`: `WakePipe` (a descriptor other threads and signal handlers write a byte into)
-//! * `socket`: `recv`, `send`, `send_vectored`, `accept`, `connect`, ...
+//! * `process`: `open_pidfd`, `take_status`, `is_unknown` (children)
+//! * `socket`: `recv`, `recv_from`, `send`, `send_to`, `send_vectored`, `accept`, `connect`, ...
 //!
 //! Invariants: nothing outside this folder is unsafe; a descriptor is an `OwnedFd` at birth; a raw
 //! descriptor number that comes from Python may be closed or negative, and the answer to both is
@@ -20,7 +22,7 @@ pub use address::Address;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub use linux::{clock, epoll, pipe, socket};
+pub use linux::{clock, epoll, file, pipe, process, socket};
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("aioxide-core has no sys/ for this platform yet: sys/mod.rs lists what it must supply");

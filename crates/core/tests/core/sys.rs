@@ -67,6 +67,23 @@ fn write_like_a_signal_handler(fd: RawFd, bytes: &[u8]) {
 }
 
 #[test]
+fn a_pipe_that_was_full_leaves_a_doubt() {
+    let pipe = WakePipe::new().unwrap();
+    assert!(!pipe.may_have_lost(0));
+    write_like_a_signal_handler(pipe.writer_fd(), &[15]);
+    assert!(!pipe.may_have_lost(pipe.drain().unwrap().len()));
+    // More than a pipe holds by default: the last of them find no room.
+    for _ in 0..70_000 {
+        pipe.wake().unwrap();
+    }
+    assert!(pipe.drain().unwrap().is_empty());
+    write_like_a_signal_handler(pipe.writer_fd(), &[10; 65_536]);
+    assert!(pipe.may_have_lost(pipe.drain().unwrap().len()));
+    pipe.close();
+    assert!(!pipe.may_have_lost(1_000_000));
+}
+
+#[test]
 fn a_closed_pipe_has_no_descriptors_and_wakes_nobody() {
     let pipe = WakePipe::new().unwrap();
     let fds = [pipe.reader_fd(), pipe.writer_fd()];

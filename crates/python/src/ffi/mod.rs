@@ -55,5 +55,5 @@ pub use number::{float, float_value, index_value, int, int_u64, saturated_value}
 pub use object::{BoolExt, Obj, Ref, Slot, dict, false_, list, none, not_implemented, true_, tuple, tuple_of_refs};
 pub use once::{Name, Once};
 pub use socket_fd::{probe_socket_layout, socket_fd};
-pub use text::{intern, str_of, string, type_name, utf8};
+pub use text::{intern, path_text, str_of, string, type_name, utf8};
 pub use trampoline::{Method, module_entry, module_functions};

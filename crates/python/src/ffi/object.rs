@@ -293,6 +293,17 @@ impl Obj {
         }
     }
 
+    /// The values of a dict, borrowed. `f` must not change it, nor run Python.
+    pub fn dict_for_each_value(&self, mut f: impl FnMut(&Obj)) {
+        let (mut position, mut value) = (0, std::ptr::null_mut());
+        // SAFETY: a live object, and nobody changes it meanwhile (above); what is no dict has no items.
+        unsafe {
+            while c::PyDict_Next(self.as_ptr(), &mut position, std::ptr::null_mut(), &mut value) != 0 {
+                f(Obj::from_raw(value));
+            }
+        }
+    }
+
     pub fn get_item(&self, key: &Obj) -> Res {
         // SAFETY: live objects.
         unsafe { Ref::from_owned(c::PyObject_GetItem(self.as_ptr(), key.as_ptr())) }

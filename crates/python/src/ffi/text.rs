@@ -12,6 +12,14 @@ pub fn string(s: &str) -> Res {
     unsafe { Ref::from_owned(c::PyUnicode_FromStringAndSize(s.as_ptr().cast::<c_char>(), s.len() as isize)) }
 }
 
+/// `os.fsdecode(bytes)`
+pub fn path_text(bytes: &[u8]) -> Res {
+    // SAFETY: pointer and length of one live slice.
+    unsafe {
+        Ref::from_owned(c::PyUnicode_DecodeFSDefaultAndSize(bytes.as_ptr().cast::<c_char>(), bytes.len() as isize))
+    }
+}
+
 /// An interned `str`: attribute look-ups compare it by address.
 pub fn intern(s: &str) -> Res {
     let mut p = string(s)?.into_raw();

@@ -1,15 +1,16 @@
 //! Socket addresses between Python and the kernel.
 //!
-//! CPython counterpart: `makesockaddr` and `getsockaddrarg` of `socketmodule.c`. Only the IP families; for every other one
-//! the socket object itself is asked.
+//! CPython counterpart: `makesockaddr` and `getsockaddrarg` of `socketmodule.c`. Into Python of the families that the core
+//! has words for, out of Python of the IP families only; for every other one the socket object itself is asked.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
 use aioxide_core::net::{Address, ip_literal};
 
-use crate::ffi::{Obj, Res, exc, index_value, int, none, string, tuple, utf8};
+use crate::ffi::{Obj, Res, bytes_from, exc, index_value, int, none, path_text, string, tuple, utf8};
 use crate::name;
 
+const AF_UNIX: i64 = 1;
 const AF_INET: i64 = 2;
 const AF_INET6: i64 = 10;
 
@@ -35,14 +36,51 @@ impl Endpoint {
     /// `(host, port)` or `(host, port, flowinfo, scope_id)`
     pub fn to_python(&self) -> Res {
         match self {
-            Endpoint::V4(v4) => tuple([&*string(&v4.ip().to_string())?, &*int(v4.port().into())?]),
-            Endpoint::V6(v6) => tuple([
-                &*string(&v6_text(*v6.ip()))?,
-                &*int(v6.port().into())?,
-                &*int(v6.flowinfo().into())?,
-                &*int(v6.scope_id().into())?,
-            ]),
+            Endpoint::V4(v4) => v4_to_python(v4),
+            Endpoint::V6(v6) => v6_to_python(v6),
         }
+    }
+}
+
+fn v4_to_python(v4: &SocketAddrV4) -> Res {
+    // One comes with each datagram, and the text of std's Display goes through a String.
+    let mut text = [0; 15];
+    let mut end = 0;
+    for (i, byte) in v4.ip().octets().into_iter().enumerate() {
+        if i > 0 {
+            text[end] = b'.';
+            end += 1;
+        }
+        for (least, divisor) in [(100, 100), (10, 10), (0, 1)] {
+            if byte >= least {
+                text[end] = b'0' + byte / divisor % 10;
+                end += 1;
+            }
+        }
+    }
+    let text = std::str::from_utf8(&text[..end]).unwrap_or_default();
+    tuple([&*string(text)?, &*int(v4.port().into())?])
+}
+
+fn v6_to_python(v6: &SocketAddrV6) -> Res {
+    tuple([
+        &*string(&v6_text(*v6.ip()))?,
+        &*int(v6.port().into())?,
+        &*int(v6.flowinfo().into())?,
+        &*int(v6.scope_id().into())?,
+    ])
+}
+
+/// The address of a datagram's sender, as `socket.recvfrom` gives it: None if it has none.
+pub fn of_sender(sender: Option<&Address>) -> Res {
+    match sender {
+        None => Ok(none().to_ref()),
+        Some(Address::V4(v4)) => v4_to_python(v4),
+        Some(Address::V6(v6)) => v6_to_python(v6),
+        // What follows a NUL is not seen.
+        Some(Address::UnixPath(path)) => path_text(path.split(|&byte| byte == 0).next().unwrap_or_default()),
+        Some(Address::UnixAbstract(name)) => bytes_from(&[&[0], name.as_slice()].concat()),
+        Some(Address::UnixUnnamed) => string(""),
     }
 }
 
@@ -56,13 +94,18 @@ pub fn v6_text(ip: Ipv6Addr) -> String {
     }
 }
 
+/// Can `of_sender` say every address of the family?
+pub fn is_known_family(family: i64) -> bool {
+    matches!(family, AF_UNIX | AF_INET | AF_INET6)
+}
+
 /// AF_INET and AF_INET6: hosts that may have to be resolved.
 pub fn is_ip_family(family: i64) -> bool {
     matches!(family, AF_INET | AF_INET6)
 }
 
-/// A socket address in exactly the form that the kernel's has in Python: `(host, port)` or `(host, port, flowinfo,
-/// scope_id)` with a numeric host. None for any other, which the socket's own method understands, or the resolver.
+/// A socket address with a numeric host: `(host, port)`, for AF_INET6 also with `flowinfo` and `scope_id`. None for any
+/// other, which the socket's own method understands, or the resolver.
 pub fn from_python(address: &Obj, family: i64) -> Option<Address> {
     if !address.is_tuple() {
         return None;
@@ -87,13 +130,12 @@ pub fn from_python(address: &Obj, family: i64) -> Option<Address> {
             IpAddr::V4(ip) => Some(Address::V4(SocketAddrV4::new(ip, port(service)?))),
             IpAddr::V6(_) => None,
         },
-        (AF_INET6, [name, service, flowinfo, scope_id]) => match host(name, AF_INET6 as i32)? {
-            IpAddr::V6(ip) => Some(Address::V6(SocketAddrV6::new(
-                ip,
-                port(service)?,
-                number(flowinfo).filter(|&n| n <= MOST_FLOWINFO)?,
-                number(scope_id)?,
-            ))),
+        (AF_INET6, [name, service, rest @ ..]) if rest.len() <= 2 => match host(name, AF_INET6 as i32)? {
+            IpAddr::V6(ip) => {
+                let flowinfo = rest.first().map_or(Some(0), |o| number(o).filter(|&n| n <= MOST_FLOWINFO))?;
+                let scope_id = rest.get(1).map_or(Some(0), |o| number(o))?;
+                Some(Address::V6(SocketAddrV6::new(ip, port(service)?, flowinfo, scope_id)))
+            }
             IpAddr::V4(_) => None,
         },
         _ => None,

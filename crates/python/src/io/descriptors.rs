@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 
+use super::datagram::DatagramTransport;
 use super::transport::SocketTransport;
 use crate::ffi::cell::RefCell;
 use crate::ffi::{Obj, Raised, Ref, Res, exc, saturated_value, str_of};
@@ -83,7 +84,11 @@ impl Transports {
         let mut found = Vec::new();
         for weak in all {
             let transport = weak.call0()?;
-            if transport.downcast::<SocketTransport>().is_some_and(|t| t.is_open(server)) {
+            let is_open = match transport.downcast::<SocketTransport>() {
+                Some(stream) => stream.is_open(server),
+                None => server.is_none() && transport.downcast::<DatagramTransport>().is_some_and(|t| t.is_open()),
+            };
+            if is_open {
                 found.push(transport);
             }
         }
@@ -103,13 +108,17 @@ impl Transports {
     pub fn ensure_free(&self, fd: RawFd, file: &Obj) -> Res<()> {
         let Some(weak) = self.0.borrow().get(&fd).cloned() else { return Ok(()) };
         let found = weak.call0()?;
-        match found.downcast::<SocketTransport>() {
-            Some(transport) if !transport.is_closing() => Err(Raised::runtime(&format!(
-                "File descriptor {} is used by transport {}",
-                str_of(&*file.repr()?)?,
-                str_of(&*found.repr()?)?
-            ))),
-            _ => Ok(()),
+        let in_use = match found.downcast::<SocketTransport>() {
+            Some(stream) => !stream.is_closing(),
+            None => found.downcast::<DatagramTransport>().is_some_and(|t| !t.is_closing()),
+        };
+        if !in_use {
+            return Ok(());
         }
+        Err(Raised::runtime(&format!(
+            "File descriptor {} is used by transport {}",
+            str_of(&*file.repr()?)?,
+            str_of(&*found.repr()?)?
+        )))
     }
 }

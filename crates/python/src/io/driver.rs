@@ -20,6 +20,8 @@ pub use super::descriptors::descriptor;
 use super::descriptors::{Transports, possible_descriptor};
 use super::fork;
 use super::held::Held;
+use super::signals::Signals;
+use super::wakeup_fd;
 use crate::ffi::cell::{Cell, RefCell};
 use crate::ffi::{Obj, Once, Owned, Raised, Ref, Res, Visit, exc};
 use crate::objects::handle::Handle;
@@ -30,6 +32,8 @@ use crate::objects::scheduler::Scheduler;
 pub enum Watcher {
     /// The loop itself: another thread, or a signal, wants it awake.
     Wake,
+    /// The loop itself: a signal that it has a handler for.
+    Signals,
     /// A callback of `add_reader` or `add_writer`, and the file object it was given, if any: `selectors` keeps that alive.
     Callback(Owned<Handle>, Option<Ref>),
     /// A transport or listener.
@@ -42,7 +46,7 @@ pub enum Watcher {
 const EVENTS: usize = 64;
 
 /// asyncio's `max_size`: more is never received at once. Untouched pages of it cost nothing.
-const RECEIVE_BYTES: usize = 256 * 1024;
+pub const RECEIVE_BYTES: usize = 256 * 1024;
 
 pub struct Driver {
     /// None once the loop is closed.
@@ -55,6 +59,7 @@ pub struct Driver {
     pub receive_buffer: RefCell<Box<[u8]>>,
     /// What a transport of this loop holds back until the callback that runs has ended.
     pub held: Held,
+    pub signals: Signals,
 }
 
 static FIND: Once<fn(&Obj) -> Option<&Driver>> = Once::new();
@@ -73,6 +78,7 @@ impl Driver {
             transports: Transports::default(),
             receive_buffer: RefCell::new(vec![0; RECEIVE_BYTES].into_boxed_slice()),
             held: Held::new(),
+            signals: Signals::default(),
         })
     }
 
@@ -190,7 +196,7 @@ impl Driver {
         let reactor = self.reactor.borrow();
         for (fd, d, watcher) in reactor.iter().flat_map(Reactor::iter) {
             let (who, file) = match watcher {
-                Watcher::Wake => continue,
+                Watcher::Wake | Watcher::Signals => continue,
                 Watcher::Callback(handle, file) => (handle.clone().into_ref(), file.clone()),
                 Watcher::Native(work) | Watcher::Future(work) => (work.clone(), None),
             };
@@ -219,7 +225,7 @@ impl Driver {
         descriptor(file)
     }
 
-    fn put(&self, fd: RawFd, d: Direction, watcher: Watcher) -> Res<Option<Watcher>> {
+    pub(super) fn put(&self, fd: RawFd, d: Direction, watcher: Watcher) -> Res<Option<Watcher>> {
         self.put_by(|reactor, watcher| reactor.set(fd, d, watcher), watcher)
     }
 
@@ -253,8 +259,8 @@ impl Driver {
 
     #[cold]
     fn after_fork(&self) -> Res<()> {
-        // The pipe first: the new set watches what its number means then.
-        self.pipe.renew().map_err(|e| Raised::os(&e))?;
+        // The pipes first: the new set watches what their numbers mean then.
+        self.pipe.renew().and_then(|()| self.signals.renew()).map_err(|e| Raised::os(&e))?;
         let outcome = self.reactor.borrow_mut().as_mut().map(|r| r.after_fork_child(AfterFork::Reregister));
         match outcome {
             Some(Err(e)) => Err(Raised::os(&e)),
@@ -265,10 +271,12 @@ impl Driver {
         }
     }
 
-    /// Close the epoll set and the pipe, and drop the watchers: transports that nobody else holds end here, with their warning.
+    /// Close the epoll set and the pipes, and drop the watchers: transports that nobody else holds end here, with their warning.
     pub fn close(&self) {
         let reactor = self.reactor.take();
+        wakeup_fd::forget(self.pipe.writer_fd());
         self.pipe.close();
+        self.signals.close();
         self.held.clear();
         drop(reactor);
     }
@@ -276,17 +284,19 @@ impl Driver {
     /// Drop the watchers (garbage collection).
     pub fn clear(&self) {
         self.close();
+        self.signals.clear();
     }
 
     pub fn traverse(&self, visit: &Visit) {
         self.held.traverse(visit);
+        self.signals.traverse(visit);
         // A borrow in progress means that the collector runs inside a change: nothing can be garbage right now.
         let Ok(reactor) = self.reactor.try_borrow() else {
             return;
         };
         for watcher in reactor.iter().flat_map(Reactor::iter_watchers) {
             match watcher {
-                Watcher::Wake => {}
+                Watcher::Wake | Watcher::Signals => {}
                 Watcher::Callback(handle, file) => {
                     handle.traverse_as_sole_owner(visit);
                     file.iter().for_each(|f| visit.obj(f));

@@ -15,7 +15,8 @@ use std::os::fd::RawFd;
 
 use aioxide_core::sys::socket;
 
-use super::transport::{SocketTransport, sent};
+use super::pieces::sent;
+use super::transport::SocketTransport;
 use super::{finally, fork};
 use crate::ffi::cell::{Cell, RefCell, RefMut};
 use crate::ffi::{Obj, Res, Slot, Visit};

@@ -89,8 +89,8 @@ pub fn start_serving(
     listener.watch(event_loop)
 }
 
-/// Same as `_stop_serving`: stop accepting and close the socket.
-pub fn stop_serving(event_loop: &Obj, sock: &Obj) -> Res<()> {
+/// Same as `BaseSelectorEventLoop._stop_serving`: stop accepting and close the socket.
+pub fn stop_listening(event_loop: &Obj, sock: &Obj) -> Res<()> {
     let fd = index_value(&*sock.call_method(name!("fileno"), [])?)?;
     if let (Some(driver), Ok(fd)) = (Driver::of(event_loop), RawFd::try_from(fd)) {
         driver.clear_callback(fd, Direction::Read)?;
@@ -120,6 +120,11 @@ impl Listener {
 }
 
 impl Inst<Listener> {
+    /// The server, if `create_server` has started it.
+    pub fn server(&self) -> Option<Ref> {
+        self.server.get()
+    }
+
     fn watch(&self, event_loop: &Obj) -> Res<()> {
         match Driver::of(event_loop) {
             Some(driver) => driver.watch(self.fd, Direction::Read, self.obj()),
@@ -168,7 +173,7 @@ impl Inst<Listener> {
     }
 
     fn connect(&self, event_loop: &Obj, accepted: OwnedFd, peer: Option<Address>) -> Res<()> {
-        let is_debug = Scheduler::of(event_loop).is_some_and(|s| s.debug.get());
+        let is_debug = Scheduler::of(event_loop).is_some_and(|s| s.is_debug());
         let sock = socket_object::adopt(accepted, self.kind)?;
         let peer = peer.and_then(Endpoint::of);
         if is_debug {

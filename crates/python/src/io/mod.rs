@@ -6,28 +6,41 @@
 //! loop calls [`run`], the transport receives and calls the protocol. No Handle, no Python frame but the protocol's own.
 
 mod address;
+mod base;
 pub mod connect;
+pub mod datagram;
 mod descriptors;
 pub mod driver;
 pub mod executor;
+mod flow;
 mod fork;
 pub mod held;
 pub mod listener;
 mod literal;
+mod pieces;
+pub mod pipe;
 mod poll;
+pub mod process;
 mod protocol;
 mod receive;
+pub mod signals;
 pub mod sock;
 mod socket_object;
 pub mod transport;
+pub mod wakeup_fd;
 
 pub use literal::{literal_address, literal_answer};
 
-use crate::ffi::{Obj, Raised, Ref, Res, none, probe_socket_layout};
+use crate::ffi::{Inst, Obj, Raised, Ref, Res, none, probe_socket_layout, str_of};
+use crate::name;
 use crate::objects::future::Fut;
 use crate::objects::report;
+use datagram::DatagramTransport;
+use driver::Driver;
 use executor::Call;
 use listener::Listener;
+use pipe::{ReadPipeTransport, WritePipeTransport};
+use process::SubprocessTransport;
 use transport::SocketTransport;
 
 /// Build the classes of this layer.
@@ -35,8 +48,11 @@ pub fn build() -> Res<()> {
     probe_socket_layout()?;
     fork::watch_for_forks()?;
     transport::build()?;
+    pipe::build()?;
+    datagram::build()?;
     listener::build()?;
     executor::build()?;
+    process::build()?;
     Ok(())
 }
 
@@ -50,17 +66,48 @@ pub fn run(work: &Obj, what: u32) -> Res<()> {
     if let Some(transport) = work.downcast::<SocketTransport>() {
         return transport.run(what);
     }
+    if let Some(transport) = work.downcast::<DatagramTransport>() {
+        return transport.run(what);
+    }
     // What a `sock_*` coroutine waits for.
     if let Some(future) = Fut::of_exact(work) {
         return if future.core.is_pending() { future.set_result(none().to_ref()) } else { Ok(()) };
     }
+    if let Some(pipe) = work.downcast::<ReadPipeTransport>() {
+        return pipe.run(what);
+    }
+    if let Some(pipe) = work.downcast::<WritePipeTransport>() {
+        return pipe.run(what);
+    }
     if let Some(call) = work.downcast::<Call>() {
         return Call::deliver(call);
     }
-    match work.downcast::<Listener>() {
-        Some(listener) => listener.run(),
-        None => Ok(()),
+    if let Some(listener) = work.downcast::<Listener>() {
+        return listener.run();
     }
+    if let Some(child) = work.downcast::<SubprocessTransport>() {
+        return child.run();
+    }
+    // The loop itself: for its signals.
+    Driver::of(work).map_or(Ok(()), |driver| driver.read_signals(work))
+}
+
+/// What slow work is called in debug mode, after `<Handle _SelectorSocketTransport._read_ready()>`; and whose it is, which
+/// asyncio does not tell.
+#[cold]
+pub fn describe(work: &Obj, what: u32) -> Res<String> {
+    let listener = work.downcast::<Listener>();
+    let callback = if listener.is_some() {
+        "_accept_connection"
+    } else if work.downcast::<SubprocessTransport>().is_some() {
+        "_reap"
+    } else {
+        transport::callback_name(what)
+    };
+    let class = str_of(&*work.class().getattr(name!("__name__"))?)?;
+    let server = listener.and_then(Inst::server);
+    let whose = server.as_deref().unwrap_or(work).repr()?;
+    Ok(format!("<Handle {class}.{callback}() of {}>", str_of(&whose)?))
 }
 
 /// Do `then` whatever came of `first`, whose error counts. Nothing may be called while an error is set, so it is set aside.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use aioxide_core::reactor::{Direction, Event, Poller, Reactor};
 
 use super::driver::{Driver, Watcher};
-use crate::ffi::{Owned, Raised, Res, check_signals, detached};
+use crate::ffi::{Obj, Owned, Raised, Res, check_signals, detached};
 use crate::objects::handle::Handle;
 use crate::objects::scheduler::{Entry, Scheduler};
 
@@ -22,22 +22,22 @@ pub const READ_ALL: u32 = 3;
 const MOST_EVENTS: usize = 1024;
 
 impl Driver {
-    /// Wait for events, `timeout` at most (None: for ever), and queue what they wake.
+    /// Wait for events, `timeout` at most (None: for ever), and queue what they wake. `me` is the loop.
     ///
     /// # Errors
     /// What a signal handler raises; OSError if the set itself fails.
-    pub fn poll(&self, scheduler: &Scheduler, timeout: Option<Duration>) -> Res<()> {
+    pub fn poll(&self, me: &Obj, scheduler: &Scheduler, timeout: Option<Duration>) -> Res<()> {
         self.check_fork()?;
         // Written between two callbacks, by a signal handler or a finalizer: nothing is held across a wait.
         self.held.flush()?;
         let Some((poller, has_again)) = self.reactor.borrow().as_ref().map(|r| (r.poller(), r.has_again())) else {
             return scheduler.check_closed();
         };
-        let timeout = if has_again { Some(Duration::ZERO) } else { timeout };
+        let timeout = if has_again || self.signals.are_noted() { Some(Duration::ZERO) } else { timeout };
         let mut events = self.events.take();
         let outcome = match wait(scheduler, poller, &mut events, timeout) {
-            Ok(()) => Ok(self.dispatch(scheduler, &events)),
-            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(true),
+            Ok(()) => Ok(self.dispatch(me, scheduler, &events)),
+            Err(e) if e.kind() == ErrorKind::Interrupted => Ok((true, false)),
             Err(e) => Err(e),
         };
         if events.len() == events.capacity() && events.capacity() < MOST_EVENTS {
@@ -45,17 +45,20 @@ impl Driver {
             events = Vec::with_capacity(room);
         }
         self.events.set(events);
-        match outcome {
-            Ok(false) => Ok(()),
-            // A byte of the C signal handler lies in the pipe, or it has ended the wait: the Python handlers are due.
-            Ok(true) => check_signals(),
-            Err(e) => Err(Raised::os(&e)),
+        let (woken, will_read_signals) = outcome.map_err(|e| Raised::os(&e))?;
+        // A byte of the C signal handler lies in a pipe, or it has ended the wait: the Python handlers are due.
+        let checked = if woken { check_signals() } else { Ok(()) };
+        if self.signals.are_noted() && !will_read_signals {
+            // No byte tells of it.
+            scheduler.push(Entry::Native(me.to_ref(), Direction::Read as u32));
         }
+        checked
     }
 
-    /// Same as `_process_events`: reader first, then writer. True if somebody has woken the loop itself.
-    fn dispatch(&self, scheduler: &Scheduler, events: &[Event]) -> bool {
-        let mut woken = false;
+    /// Same as `_process_events`: reader first, then writer. Whether somebody has woken the loop itself, and whether that was
+    /// a signal for it.
+    fn dispatch(&self, me: &Obj, scheduler: &Scheduler, events: &[Event]) -> (bool, bool) {
+        let (mut woken, mut signalled) = (false, false);
         let mut cancelled = Vec::new();
         if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
             for &event in events {
@@ -75,6 +78,10 @@ impl Driver {
                         Some(Watcher::Callback(handle, _)) if handle.is_cancelled() => cancelled.push((handle, d)),
                         Some(Watcher::Callback(handle, _)) => scheduler.push(Entry::Handle(handle)),
                         Some(Watcher::Wake) => woken = true,
+                        Some(Watcher::Signals) => {
+                            signalled = true;
+                            scheduler.push(Entry::Native(me.to_ref(), d as u32));
+                        }
                     }
                 }
             }
@@ -90,10 +97,10 @@ impl Driver {
         }
         if woken {
             // An error can only mean that the pipe is gone; the next wait will say so.
-            let _signals = self.pipe.drain();
+            let _nobodys = self.pipe.drain();
         }
         cancelled.into_iter().for_each(|(handle, d)| self.forget(&handle, d));
-        woken
+        (woken || signalled, signalled)
     }
 
     /// A handle that was cancelled without being removed: it would be reported for ever.

@@ -71,6 +71,19 @@ impl Protocol {
         }
     }
 
+    /// Of a pipe: `data_received` is all it gets.
+    pub fn set_plain(&self, protocol: &Obj) -> Res<()> {
+        self.clear();
+        self.is_buffered.set(false);
+        self.object.put(protocol.to_ref());
+        self.receive.set(protocol, name!("data_received"))
+    }
+
+    /// Of a transport that receives no stream: nothing is looked up.
+    pub fn set_object(&self, protocol: &Obj) {
+        self.object.put(protocol.to_ref());
+    }
+
     fn slots(&self) -> [&Slot; 3] {
         [&self.object, &self.receive.function, &self.received.function]
     }

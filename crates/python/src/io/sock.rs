@@ -314,7 +314,7 @@ fn check(frame: &Frame) -> Res<()> {
         driver.held.flush()?;
     }
     socket_object::refuse_tls(&sock)?;
-    let is_debug = Scheduler::of(&event_loop).is_some_and(|s| s.debug.get());
+    let is_debug = Scheduler::of(&event_loop).is_some_and(|s| s.is_debug());
     if is_debug {
         let timeout = sock.call_method(name!("gettimeout"), [])?;
         if timeout.is_none() || float_value(&timeout)? != 0.0 {
@@ -360,7 +360,7 @@ fn receive(event_loop: &Obj, fd: RawFd, size: usize) -> Res<Option<Ref>> {
 }
 
 /// What a method of the socket came to; None for "not now".
-fn attempt(outcome: Res) -> Res<Option<Ref>> {
+pub(super) fn attempt(outcome: Res) -> Res<Option<Ref>> {
     match outcome {
         Ok(done) => Ok(Some(done)),
         Err(raised) if raised.matches(exc::blocking_io_error()) || raised.matches(exc::interrupted_error()) => {

@@ -20,7 +20,7 @@ use crate::ffi::{
     Args, Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Vector, Visit, exc, float,
     none, not_implemented, str_of, string, tuple_of_refs,
 };
-use crate::{constructor, getter, hasher, initializer, name, noargs, richcompare, unary};
+use crate::{constructor, getter, hasher, initializer, kwnames, name, noargs, richcompare, unary};
 
 /// What will be called: taken out while it runs, so that `cancel()` from inside cannot pull it away.
 struct Payload {
@@ -92,6 +92,28 @@ impl Handle {
             lock: Slot::empty(),
             frozen_repr: Slot::empty(),
         })
+    }
+
+    /// Stands for work that has no handle of its own, in debug mode: it knows where that comes from, and no more.
+    pub fn stand_in(source_traceback: Ref) -> Res<Owned<Handle>> {
+        let empty = Handle::empty();
+        empty.source_traceback.put(source_traceback);
+        Owned::new(empty)
+    }
+
+    fn empty() -> Handle {
+        Handle {
+            payload: RefCell::new(None),
+            event_loop: Slot::empty(),
+            cancelled: Cell::new(false),
+            scheduled: Cell::new(false),
+            quiet: Cell::new(false),
+            persistent: Cell::new(false),
+            when: Cell::new(0.0),
+            source_traceback: Slot::empty(),
+            lock: Slot::empty(),
+            frozen_repr: Slot::empty(),
+        }
     }
 
     pub fn is_cancelled(&self) -> bool {
@@ -193,7 +215,7 @@ impl Inst<Handle> {
                 // The report shows the handle with its callback.
                 let (callback, args) = (payload.callback.clone(), payload.args.to_tuple());
                 self.put_back(payload);
-                self.report(raised, &callback, args)
+                self.report(raised, self.event_loop.get(), &callback, args)
             }
         };
         if self.cancelled.get() || !self.persistent.get() {
@@ -209,15 +231,62 @@ impl Inst<Handle> {
         }
     }
 
-    fn report(&self, raised: Raised, callback: &Obj, args: Res) -> Res<()> {
-        let Some(event_loop) = self.event_loop.get() else {
+    /// Debug mode: run with callback and arguments left in place, so that the handle can be shown meanwhile and afterwards.
+    /// The caller ends it with [`Self::ran`].
+    pub fn run_shown(&self) -> Res<()> {
+        self.locked(|this| {
+            let event_loop = this.event_loop.get();
+            let payload =
+                this.payload.borrow().as_ref().map(|p| (p.callback.clone(), p.args.to_refs(), p.context.clone()));
+            let (Some((callback, args, context)), false) = (payload, this.cancelled.get()) else {
+                return Ok(());
+            };
+            let borrowed: Vec<&Obj> = args.iter().map(|a| &**a).collect();
+            let vector = Vector::new(&borrowed);
+            match Context::run(&context, || callback.call_vector(&vector).map(drop)) {
+                Ok(()) => Ok(()),
+                Err(raised) => this.report(raised, event_loop, &callback, vector.to_tuple()),
+            }
+        })
+    }
+
+    /// After a run: let go, unless it will run again.
+    pub fn ran(&self) {
+        if self.cancelled.get() || !self.persistent.get() {
+            self.let_go();
+        }
+    }
+
+    /// The task whose method this handle calls.
+    pub fn task(&self) -> Res<Option<Ref>> {
+        let callback = self.payload.borrow().as_ref().map(|p| p.callback.clone());
+        let Some(callback) = callback else {
+            return Ok(None);
+        };
+        let bound_to = match callback.getattr(name!("__self__")) {
+            Ok(o) => o,
+            Err(raised) if raised.matches(exc::attribute_error()) => {
+                raised.forget();
+                return Ok(None);
+            }
+            Err(raised) => return Err(raised),
+        };
+        Ok(bound_to.is_instance(&imports().c_task)?.then_some(bound_to))
+    }
+
+    /// Tell the exception handler of what the callback raised.
+    ///
+    /// # Errors
+    /// SystemExit and KeyboardInterrupt go on, and what the report raised.
+    pub fn report(&self, raised: Raised, event_loop: Option<Ref>, callback: &Obj, args: Res) -> Res<()> {
+        let Some(event_loop) = event_loop else {
             raised.unraisable(self.obj());
             return Ok(());
         };
         super::report::callback_failed(
             raised,
             &event_loop,
-            || Ok(format!("Exception in callback {}", format_callback(callback, &*args?)?)),
+            || Ok(format!("Exception in callback {}", format_callback(callback, &*args?, &event_loop)?)),
             |r| r.with(name!("handle"), self.obj())?.with_opt(name!("source_traceback"), self.source_traceback.get()),
         )
     }
@@ -233,12 +302,9 @@ impl Inst<Handle> {
         }
         if let Some(event_loop) = self.event_loop.get() {
             if let Some(scheduler) = Scheduler::of(&event_loop) {
-                if scheduler.debug.get() {
+                if scheduler.is_debug() {
                     // Keep a representation: the callback is about to be dropped.
-                    self.cancelled.set(false);
-                    let text = repr(self);
-                    self.cancelled.set(true);
-                    self.frozen_repr.put(text?);
+                    self.frozen_repr.put(repr(self)?);
                 }
                 if self.scheduled.get() {
                     scheduler.on_timer_cancelled();
@@ -269,9 +335,15 @@ impl Inst<Handle> {
     }
 }
 
-/// `asyncio.format_helpers._format_callback_source(callback, args)`.
-pub fn format_callback(callback: &Obj, args: &Obj) -> Res<String> {
-    str_of(&*imports().format_callback_source.call([callback, args])?)
+/// `asyncio.format_helpers._format_callback_source(callback, args)`. From 3.13 on the arguments, which may be secrets, are
+/// shown in debug mode only.
+pub fn format_callback(callback: &Obj, args: &Obj, event_loop: &Obj) -> Res<String> {
+    let format = &imports().format_callback_source;
+    if !cfg!(Py_3_13) {
+        return str_of(&*format.call([callback, args])?);
+    }
+    let is_debug = event_loop.call_method(name!("get_debug"), [])?;
+    str_of(&*format.call_kw(&[callback, args, &*is_debug], kwnames!("debug"))?)
 }
 
 /// A copy of the stack for debug mode, without the native frames: `extract_stack(sys._getframe(0))`.
@@ -288,11 +360,23 @@ pub fn current_stack() -> Res {
     imports().extract_stack.call1(&frame)
 }
 
-/// Reports the failure of a done-callback that had no handle: one is made for the report.
-pub fn report_call(raised: Raised, event_loop: &Obj, callback: &Obj, argument: &Obj, context: &Obj) -> Res<()> {
-    let handle = Handle::new(callback, &[argument], event_loop, Some(context));
+/// The whole stack: `_asyncio` keeps that of futures and tasks.
+pub fn whole_stack() -> Res {
+    match imports().get_frame.call0() {
+        Ok(frame) => imports().extract_whole_stack.call1(&frame),
+        Err(e) if e.matches(exc::value_error()) => {
+            e.forget();
+            Ok(none().to_ref())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Reports the failure of a callback that had no handle: one is made for the report.
+pub fn report_call(raised: Raised, event_loop: &Obj, callback: &Obj, args: &[&Obj], context: Option<&Obj>) -> Res<()> {
+    let handle = Handle::new(callback, args, event_loop, context);
     match handle {
-        Ok(h) => h.report(raised, callback, crate::ffi::tuple([argument])),
+        Ok(h) => h.report(raised, Some(event_loop.to_ref()), callback, Obj::tuple_of(args)),
         Err(e) => {
             e.forget();
             Err(raised)
@@ -303,19 +387,7 @@ pub fn report_call(raised: Raised, event_loop: &Obj, callback: &Obj, argument: &
 // --- the Python face ------------------------------------------------------------------------------------------------
 
 fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
-    let value = Handle {
-        payload: RefCell::new(None),
-        event_loop: Slot::empty(),
-        cancelled: Cell::new(false),
-        scheduled: Cell::new(false),
-        quiet: Cell::new(false),
-        persistent: Cell::new(false),
-        when: Cell::new(0.0),
-        source_traceback: Slot::empty(),
-        lock: Slot::empty(),
-        frozen_repr: Slot::empty(),
-    };
-    Owned::of_class(class, value).map(Owned::into_ref)
+    Owned::of_class(class, Handle::empty()).map(Owned::into_ref)
 }
 
 fn init_with(this: &Inst<Handle>, callback: &Obj, args: &Obj, event_loop: &Obj, context: Option<&Obj>) -> Res<()> {
@@ -405,7 +477,12 @@ fn repr(this: &Inst<Handle>) -> Res {
         return Ok(text);
     }
     let is_timer = TIMER.is_exact(this.obj());
-    let mut info = vec![if is_timer { "TimerHandle" } else { "Handle" }.to_owned()];
+    let class = match this.lock.is_some() {
+        true => "_ThreadSafeHandle",
+        false if is_timer => "TimerHandle",
+        false => "Handle",
+    };
+    let mut info = vec![class.to_owned()];
     if this.cancelled.get() {
         info.push("cancelled".to_owned());
     }
@@ -413,8 +490,9 @@ fn repr(this: &Inst<Handle>) -> Res {
         info.push(format!("when={}", str_of(&*float(this.when.get())?.repr()?)?));
     }
     let parts = this.payload.borrow().as_ref().map(|p| (p.callback.clone(), p.args.to_refs()));
-    if let Some((callback, args)) = parts {
-        info.push(format_callback(&callback, &*tuple_of_refs(&args)?)?);
+    if let Some((callback, args)) = parts.filter(|(callback, _)| !callback.is_none()) {
+        let event_loop = this.event_loop.get_or_none();
+        info.push(format_callback(&callback, &*tuple_of_refs(&args)?, &event_loop)?);
     }
     if let Some(tb) = this.source_traceback.get().filter(|tb| !tb.is_none()) {
         let n = tb.len()?;
@@ -457,7 +535,7 @@ fn hash(this: &Inst<Handle>) -> Res<isize> {
 
 /// The wake-up builtin of a task is recognised by the tasks layer; here only `call_soon`'s own work is done.
 pub fn queue(scheduler: &Scheduler, handle: &Owned<Handle>) -> Res<()> {
-    if scheduler.debug.get() {
+    if scheduler.is_debug() {
         handle.set_source_traceback(current_stack()?);
     }
     scheduler.push(Entry::Handle(handle.clone()));

@@ -66,10 +66,13 @@ pub struct Scheduler {
     pipe: Arc<WakePipe>,
     /// `threading.get_ident()` of the thread inside run_forever, 0 if none is.
     owner: AtomicU64,
-    pub debug: Cell<bool>,
+    debug: Cell<bool>,
     pub closed: Cell<bool>,
-    /// Nobody has overridden `call_soon`: completions may go straight into the queue.
-    pub direct: Cell<bool>,
+    /// `call_soon` is somebody's own method, which must be asked.
+    overridden: Cell<bool>,
+    /// Completions may go straight into the queue: nobody has overridden `call_soon`, and debug mode is off. With it on, all
+    /// work is a handle, as asyncio's, which knows where it was made and can be named.
+    direct: Cell<bool>,
     /// Address of the task that is published as the current one (D6); 0 if none is.
     pub published: Cell<usize>,
     /// `hash(loop)`, for the dict of current tasks.
@@ -91,6 +94,7 @@ impl Scheduler {
             owner: AtomicU64::new(0),
             debug: Cell::new(false),
             closed: Cell::new(false),
+            overridden: Cell::new(false),
             direct: Cell::new(true),
             published: Cell::new(0),
             loop_hash: Cell::new(0),
@@ -108,10 +112,30 @@ impl Scheduler {
         FIND.get()(event_loop)
     }
 
-    /// The scheduler of a loop whose `call_soon` nobody has overridden: work may be queued without asking Python.
+    /// The scheduler of a loop, if work may be queued without `call_soon`.
     #[inline]
     pub fn direct(event_loop: &Obj) -> Option<&Scheduler> {
         Scheduler::of(event_loop).filter(|s| s.direct.get())
+    }
+
+    #[inline]
+    pub fn is_debug(&self) -> bool {
+        self.debug.get()
+    }
+
+    pub fn set_debug(&self, enabled: bool) {
+        self.debug.set(enabled);
+        self.direct.set(!enabled && !self.overridden.get());
+    }
+
+    pub fn set_overridden(&self, overridden: bool) {
+        self.overridden.set(overridden);
+        self.direct.set(!overridden && !self.is_debug());
+    }
+
+    #[inline]
+    pub fn is_direct(&self) -> bool {
+        self.direct.get()
     }
 
     // --- ready work ---------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 use crate::ffi::cell::Cell;
 use crate::ffi::{
-    Args, Obj, Once, Raised, Res, exc, import_attr, index_value, int, list, module_functions, none, string,
+    Args, Obj, Once, Raised, Ref, Res, exc, import_attr, index_value, int, list, module_functions, none, string,
 };
 use crate::objects::{future, handle, names};
 use crate::tasks::coroutine;
@@ -23,16 +23,7 @@ pub fn execute(module: &Obj) -> Res<()> {
     if !CLASSES.is_set() {
         CLASSES.set(build_classes()?);
     }
-    let classes = CLASSES.get();
-    for (key, class) in [
-        (name!("Handle"), &classes.handle),
-        (name!("TimerHandle"), &classes.timer_handle),
-        (name!("Future"), &classes.future),
-        (name!("Task"), &classes.task),
-        (name!("Loop"), &classes.event_loop),
-        (name!("SocketTransport"), &classes.socket_transport),
-        (name!("WorkQueue"), &classes.work_queue),
-    ] {
+    for (key, class) in CLASSES.get() {
         module.setattr(key, class)?;
     }
     module.setattr(name!("__version__"), &*string(env!("CARGO_PKG_VERSION"))?)?;
@@ -55,6 +46,11 @@ pub fn execute(module: &Obj) -> Res<()> {
                 c"literal_answer(host, port, family, type, proto)\n--\n\nsocket.getaddrinfo's answer for a numeric address, or None if it must be asked.",
             ),
             (
+                c"_sighandler_noop",
+                function!(note_signal),
+                c"_sighandler_noop(signum, frame)\n--\n\nThe Python handler of the signals that loops have handlers for: tells the loop that it came.",
+            ),
+            (
                 c"_panic",
                 function!(panic_on_purpose),
                 c"Panic in native code; for the test that this becomes an exception.",
@@ -63,15 +59,8 @@ pub fn execute(module: &Obj) -> Res<()> {
     )
 }
 
-struct Classes {
-    handle: crate::ffi::Ref,
-    timer_handle: crate::ffi::Ref,
-    future: crate::ffi::Ref,
-    task: crate::ffi::Ref,
-    event_loop: crate::ffi::Ref,
-    socket_transport: crate::ffi::Ref,
-    work_queue: crate::ffi::Ref,
-}
+/// The public classes by their names.
+type Classes = Vec<(&'static Obj, Ref)>;
 
 static CLASSES: Once<Classes> = Once::new();
 
@@ -83,9 +72,20 @@ fn build_classes() -> Res<Classes> {
     coroutine::build()?;
     io::build()?;
     let event_loop = super::event_loop::build()?;
-    let socket_transport = io::transport::class();
-    let work_queue = io::executor::class();
-    Ok(Classes { handle, timer_handle, future, task, event_loop, socket_transport, work_queue })
+    let [read_pipe_transport, write_pipe_transport] = io::pipe::classes();
+    Ok(vec![
+        (name!("Handle"), handle),
+        (name!("TimerHandle"), timer_handle),
+        (name!("Future"), future),
+        (name!("Task"), task),
+        (name!("Loop"), event_loop),
+        (name!("SocketTransport"), io::transport::class()),
+        (name!("DatagramTransport"), io::datagram::class()),
+        (name!("ReadPipeTransport"), read_pipe_transport),
+        (name!("WritePipeTransport"), write_pipe_transport),
+        (name!("SubprocessTransport"), io::process::class()),
+        (name!("WorkQueue"), io::executor::class()),
+    ])
 }
 
 /// Where the Rust value of a future or a task begins: behind the larger of the two bases.
@@ -145,6 +145,12 @@ fn literal_answer(args: Args) -> Res {
     let [host, port, family, kind, protocol] =
         args.exactly("literal_answer", ["host", "port", "family", "type", "proto"])?;
     io::literal_answer(host, port, family, kind, protocol)
+}
+
+fn note_signal(args: Args) -> Res {
+    let [signal, _frame] = args.exactly("_sighandler_noop", ["signum", "frame"])?;
+    io::signals::note(signal)?;
+    Ok(none().to_ref())
 }
 
 fn panic_on_purpose(_: Args) -> Res {

@@ -6,5 +6,7 @@
 pub mod clock;
 pub mod epoll;
 mod fd;
+pub mod file;
 pub mod pipe;
+pub mod process;
 pub mod socket;

@@ -27,7 +27,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::{DupFlags, Errno, dup3, read, write};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
 
 /// Both ends of a self-pipe; closed by [`close`](Self::close) or on drop. Waking is allowed from every thread.
 #[derive(Debug)]
@@ -106,6 +106,18 @@ impl WakePipe {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Whether so many bytes drained at once leave a doubt that more were written: the pipe was full, or nearly so, as the
+    /// kernel gives room back by pages.
+    pub fn may_have_lost(&self, drained: usize) -> bool {
+        const PAGE: usize = 4096;
+        // No pipe is smaller than one page.
+        if drained == 0 {
+            return false;
+        }
+        let size = self.ends().as_ref().and_then(|ends| fcntl_getpipe_size(&ends.writer).ok());
+        size.is_some_and(|size| drained + PAGE > size)
     }
 
     /// Closes both ends; wake-ups do nothing from then on.

@@ -43,6 +43,26 @@ pub fn recv_into(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(count)
 }
 
+/// `recvfrom(2)`: how many bytes, the rest of a longer datagram being lost, and who sent them: nobody who has a name, if the
+/// kernel says none (an unbound Unix socket). `EAFNOSUPPORT` for a family the core has no word for.
+#[inline]
+pub fn recv_from(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Option<Address>)> {
+    let size = buffer.len();
+    let (_, count, sender) = net::recvfrom(borrow(fd)?, buffer, RecvFlags::DONTWAIT)?;
+    Ok((count.min(size), sender.map(Address::from_sockaddr).transpose()?))
+}
+
+/// `sendto(2)` with `MSG_NOSIGNAL`.
+#[inline]
+pub fn send_to(fd: RawFd, bytes: &[u8], address: &Address) -> io::Result<usize> {
+    let (fd, flags) = (borrow(fd)?, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    Ok(match address {
+        Address::V4(v4) => net::sendto(fd, bytes, flags, v4)?,
+        Address::V6(v6) => net::sendto(fd, bytes, flags, v6)?,
+        other => net::sendto(fd, bytes, flags, &other.to_sockaddr()?)?,
+    })
+}
+
 /// `send(2)` with `MSG_NOSIGNAL`.
 #[inline]
 pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {

@@ -12,46 +12,45 @@
 use aioxide_core::reactor::Direction;
 
 use super::SocketTransport;
-use crate::ffi::{Inst, Obj, Raised, Res, exc, none, str_of, string, warn};
+use crate::ffi::{Inst, Obj, Raised, Res, exc, none, str_of, warn};
+use crate::io::base::Base;
 use crate::io::driver::Driver;
 use crate::io::{finally, socket_object};
-use crate::objects::names::imports;
-use crate::objects::report::Report;
+use crate::name;
 use crate::objects::scheduler::Scheduler;
-use crate::{kwnames, name};
 
 impl Inst<SocketTransport> {
     /// Same as `close`.
     pub(super) fn close(&self) -> Res<()> {
-        finally(self.flush_held(), || self.close_flushed())
+        finally(self.base.flush_held(), || self.close_flushed())
     }
 
     fn close_flushed(&self) -> Res<()> {
-        if self.closing.replace(true) {
+        if self.base.closing.replace(true) {
             return Ok(());
         }
         finally(self.stop_reading(), || {
             if self.unsent_bytes() != 0 {
                 return Ok(());
             }
-            self.conn_lost.set(self.conn_lost.get() + 1);
-            finally(self.stop_writing(), || self.schedule_loss(none()))
+            self.base.conn_lost.set(self.base.conn_lost.get() + 1);
+            finally(self.stop_writing(), || self.base.schedule_loss(self.obj(), none()))
         })
     }
 
     /// Same as `_force_close`: `exception` may be None.
     pub(super) fn force_close(&self, exception: &Obj) -> Res<()> {
-        finally(self.flush_held(), || self.force_close_flushed(exception))
+        finally(self.base.flush_held(), || self.force_close_flushed(exception))
     }
 
     fn force_close_flushed(&self, exception: &Obj) -> Res<()> {
-        if self.conn_lost.get() != 0 {
+        if self.base.conn_lost.get() != 0 {
             return Ok(());
         }
-        self.conn_lost.set(1);
-        self.closing.set(true);
+        self.base.conn_lost.set(1);
+        self.base.closing.set(true);
         self.discard();
-        finally(self.stop_writing(), || finally(self.stop_reading(), || self.schedule_loss(exception)))
+        finally(self.stop_writing(), || finally(self.stop_reading(), || self.base.schedule_loss(self.obj(), exception)))
     }
 
     /// Same as `_fatal_error`: an OSError is the network's and only logged, anything else is somebody's bug and reported.
@@ -68,38 +67,10 @@ impl Inst<SocketTransport> {
 
     pub(super) fn fail(&self, exception: &Obj, message: &str) -> Res<()> {
         // The handler that is told may look at the peer.
-        let told = finally(self.flush_held(), || self.tell_of(exception, message));
+        let told = finally(self.base.flush_held(), || {
+            self.base.tell_of(self.obj(), exception, message, Base::is_os_error(exception))
+        });
         finally(told, || self.force_close(exception))
-    }
-
-    fn tell_of(&self, exception: &Obj, message: &str) -> Res<()> {
-        let Some(event_loop) = self.event_loop.get() else {
-            return Ok(());
-        };
-        if !exception.is_exception_of(exc::os_error()) {
-            return Report::new(message)?
-                .with(name!("exception"), exception)?
-                .with(name!("transport"), self.obj())?
-                .with(name!("protocol"), &self.protocol.object())?
-                .send(&event_loop);
-        }
-        if !self.is_debug() {
-            return Ok(());
-        }
-        let (format, message) = (string("%r: %s")?, string(message)?);
-        imports()
-            .logger
-            .call_method_kw(name!("debug"), [&*format, self.obj(), &*message, exception], kwnames!("exc_info"))
-            .map(drop)
-    }
-
-    fn schedule_loss(&self, exception: &Obj) -> Res<()> {
-        let event_loop = self.event_loop()?;
-        let Some(scheduler) = Scheduler::of(&event_loop) else {
-            return Ok(());
-        };
-        let callback = self.obj().getattr(name!("_call_connection_lost"))?;
-        self.call_soon(scheduler, &callback, exception)
     }
 
     /// Same as `_call_connection_lost`: the protocol's last call, then everything is let go.
@@ -107,9 +78,9 @@ impl Inst<SocketTransport> {
     /// # Errors
     /// What `connection_lost` or the socket's `close` raised, after the rest is done all the same.
     pub(super) fn lose_connection(&self, exception: &Obj) -> Res<()> {
-        let told = self.protocol.connection_lost(exception);
+        let told = self.base.protocol.connection_lost(exception);
         // What it wrote elsewhere goes out before the end of this connection does.
-        finally(finally(told, || self.flush_held()), || self.release())
+        finally(finally(told, || self.base.flush_held()), || self.release())
     }
 
     /// Let go of a socket that is still somebody else's: the transport could not be made.
@@ -123,10 +94,9 @@ impl Inst<SocketTransport> {
     /// Close the socket and let go of protocol, loop and server.
     fn release(&self) -> Res<()> {
         finally(self.close_socket(), || {
-            self.protocol.clear();
             self.inbound.clear();
             self.write_context.clear();
-            self.event_loop.clear();
+            self.base.clear();
             match self.server.take() {
                 Some(server) => server.call_method(name!("_detach"), [self.obj()]).map(drop),
                 None => Ok(()),
@@ -139,7 +109,7 @@ impl Inst<SocketTransport> {
         let Some(sock) = self.sock.take() else {
             return Ok(());
         };
-        let removed = || match self.event_loop.get().as_deref().and_then(Driver::of) {
+        let removed = || match self.base.event_loop.get().as_deref().and_then(Driver::of) {
             Some(driver) => driver.transports.remove(self.fd.get(), self.obj()),
             None => Ok(()),
         };
@@ -149,18 +119,9 @@ impl Inst<SocketTransport> {
         socket_object::close(&sock)
     }
 
-    /// `logger.debug(format, self)` in debug mode.
-    #[inline]
-    pub(super) fn log_debug(&self, format: &str) -> Res<()> {
-        if !self.is_debug() {
-            return Ok(());
-        }
-        imports().logger.call_method(name!("debug"), [&*string(format)?, self.obj()]).map(drop)
-    }
-
     /// Is a direction watched, and is there still a loop to say so?
     pub(super) fn watches(&self, d: Direction) -> Option<bool> {
-        let event_loop = self.event_loop.get()?;
+        let event_loop = self.base.event_loop.get()?;
         Scheduler::of(&event_loop).filter(|s| !s.closed.get())?;
         Driver::of(&event_loop).map(|driver| driver.is_watched_by(self.fd.get(), d, self.obj()))
     }

@@ -7,7 +7,7 @@ use aioxide_core::reactor::Direction;
 
 use super::{CLASS, SocketTransport, close};
 use crate::ffi::{
-    Args, ClassBuilder, Inst, Obj, Raised, Ref, Res, import_attr, int, none, str_of, string, true_, tuple, utf8,
+    Args, ClassBuilder, Inst, Obj, Raised, Ref, Res, import_attr, int, none, str_of, string, true_, utf8,
 };
 use crate::objects::names::imports;
 use crate::{constructor, finalizer, getter, keywords, name, noargs, onearg, unary};
@@ -41,12 +41,12 @@ fn can_write_eof(_: &This) -> Res {
 }
 
 fn pause_reading(this: &This) -> Res {
-    this.flush_held()?;
+    this.base.flush_held()?;
     done(this.pause_reading())
 }
 
 fn resume_reading(this: &This) -> Res {
-    this.flush_held()?;
+    this.base.flush_held()?;
     done(this.resume_reading())
 }
 
@@ -56,19 +56,15 @@ fn is_reading(this: &This) -> Res {
 
 fn set_write_buffer_limits(this: &This, args: Args) -> Res {
     let [high, low] = args.bind("set_write_buffer_limits", ["high", "low"], 2, 0)?;
-    done(this.set_limits(high, low))
+    done(this.flow.set(&this.base, this.obj(), [high, low], || this.unsent_bytes()))
 }
 
 fn get_write_buffer_limits(this: &This) -> Res {
-    let (low, high) = {
-        let limits = this.limits.borrow();
-        (limits.low(), limits.high())
-    };
-    tuple([&*int(low)?, &*int(high)?])
+    this.flow.limits()
 }
 
 fn get_write_buffer_size(this: &This) -> Res {
-    this.flush_held()?;
+    this.base.flush_held()?;
     int(this.unsent_bytes() as i64)
 }
 
@@ -103,19 +99,19 @@ fn is_closing(this: &This) -> Res {
 
 fn set_protocol(this: &This, args: Args) -> Res {
     let [protocol] = args.exactly("set_protocol", ["protocol"])?;
-    this.flush_held()?;
-    done(this.protocol.set(protocol))
+    this.base.flush_held()?;
+    done(this.base.protocol.set(protocol))
 }
 
 fn get_protocol(this: &This) -> Res {
-    Ok(this.protocol.object())
+    Ok(this.base.protocol.object())
 }
 
 fn get_extra_info(this: &This, args: Args) -> Res {
     let [key, default] = args.bind("get_extra_info", ["name", "default"], 2, 1)?;
     let default = default.unwrap_or(none());
-    this.flush_held()?;
-    this.extra.get(this.event_loop.get().as_deref(), key.unwrap_or(none()), default)
+    this.base.flush_held()?;
+    this.extra.get(this.base.event_loop.get().as_deref(), key.unwrap_or(none()), default)
 }
 
 /// Same as `_SelectorTransport.__repr__`.
@@ -123,7 +119,7 @@ pub(super) fn repr(this: &This) -> Res {
     let mut info = vec![str_of(&*this.obj().class().getattr(name!("__name__"))?)?];
     if !this.sock.is_some() {
         info.push("closed".to_owned());
-    } else if this.closing.get() {
+    } else if this.base.closing.get() {
         info.push("closing".to_owned());
     }
     info.push(format!("fd={}", this.fd.get()));
@@ -136,7 +132,7 @@ pub(super) fn repr(this: &This) -> Res {
 }
 
 fn sock(this: &This) -> Res {
-    this.flush_held()?;
+    this.base.flush_held()?;
     Ok(this.sock.get_or_none())
 }
 
@@ -145,7 +141,7 @@ fn sock_fd(this: &This) -> Res {
 }
 
 fn event_loop(this: &This) -> Res {
-    Ok(this.event_loop.get_or_none())
+    Ok(this.base.event_loop.get_or_none())
 }
 
 fn server(this: &This) -> Res {
@@ -153,11 +149,11 @@ fn server(this: &This) -> Res {
 }
 
 fn extra(this: &This) -> Res {
-    this.extra.dict(this.event_loop.get().as_deref())
+    this.extra.dict(this.base.event_loop.get().as_deref())
 }
 
 fn conn_lost(this: &This) -> Res {
-    int(this.conn_lost.get() as i64)
+    int(this.base.conn_lost.get() as i64)
 }
 
 fn eof(this: &This) -> Res {
@@ -169,7 +165,7 @@ fn paused(this: &This) -> Res {
 }
 
 fn protocol_paused(this: &This) -> Res {
-    Ok(this.limits.borrow().is_paused().into())
+    Ok(this.flow.is_paused().into())
 }
 
 pub fn build() -> Res<Ref> {

@@ -10,10 +10,10 @@ use aioxide_core::buffer::Advice;
 use aioxide_core::sys::clock;
 
 use super::SocketTransport;
-use super::outbound::{Piece, SEND_FAILED};
+use super::outbound::SEND_FAILED;
 use crate::ffi::{Context, Inst, Raised, Res, bytes_from, thread_ident};
-use crate::io::driver::Driver;
 use crate::io::held::{Held, Sent};
+use crate::io::pieces::Piece;
 use crate::objects::scheduler::Scheduler;
 
 /// A write of this size is not copied to save a system call, but goes out at once, with what is held.
@@ -23,15 +23,6 @@ const LARGE_BYTES: usize = 16 * 1024;
 const MOST_BYTES: usize = 64 * 1024;
 
 impl Inst<SocketTransport> {
-    /// Send what the loop holds, for this transport or another: what follows can be seen from outside.
-    ///
-    /// # Errors
-    /// Only SystemExit and KeyboardInterrupt.
-    pub(super) fn flush_held(&self) -> Res<()> {
-        let event_loop = self.event_loop.get();
-        event_loop.as_deref().and_then(Driver::of).map_or(Ok(()), |driver| driver.held.flush())
-    }
-
     /// A write while nothing is queued: is it held? If not, it is to be sent, after what is held, which then is this
     /// transport's.
     ///
@@ -54,9 +45,9 @@ impl Inst<SocketTransport> {
         loop {
             // The order of bytes across connections is asyncio's.
             while held.is_anothers(self.obj()) {
-                self.flush_held()?;
+                self.base.flush_held()?;
             }
-            let is_direct = advice == Advice::Send || self.conn_lost.get() != 0 || !self.queue.borrow().is_empty();
+            let is_direct = advice == Advice::Send || self.base.conn_lost.get() != 0 || !self.queue.borrow().is_empty();
             if is_direct || !self.may_hold(held) {
                 break;
             }
@@ -69,7 +60,7 @@ impl Inst<SocketTransport> {
             }
             if held.is_empty() && context.is_none() {
                 // If there is no room at the end, the writer is added as if it were now.
-                match self.capture_context() {
+                match self.base.capture_context() {
                     Ok(copied) => context = Some(copied),
                     Err(raised) => {
                         raised.forget();
@@ -91,14 +82,16 @@ impl Inst<SocketTransport> {
 
     /// Only inside of a callback, on the loop's own thread; and who debugs sees the order of asyncio.
     fn may_hold(&self, held: &Held) -> bool {
-        let event_loop = self.event_loop.get();
-        let is_ours = |s: &Scheduler| s.owner() == thread_ident() && !s.debug.get();
-        held.is_enabled() && !self.closing.get() && event_loop.as_deref().and_then(Scheduler::of).is_some_and(is_ours)
+        let event_loop = self.base.event_loop.get();
+        let is_ours = |s: &Scheduler| s.owner() == thread_ident() && !s.is_debug();
+        held.is_enabled()
+            && !self.base.closing.get()
+            && event_loop.as_deref().and_then(Scheduler::of).is_some_and(is_ours)
     }
 
     fn fits(&self, held: &Held, bytes: &[u8]) -> bool {
         let count = held.len() + bytes.len();
-        let is_above = i64::try_from(count).is_ok_and(|count| count > self.limits.borrow().high());
+        let is_above = i64::try_from(count).is_ok_and(|count| count > self.flow.high());
         bytes.len() < LARGE_BYTES && count <= MOST_BYTES && !is_above
     }
 

@@ -2,11 +2,6 @@
 //!
 //! CPython counterpart: `_read_ready`, `_read_ready__data_received`, `_read_ready__get_buffer`, `_read_ready__on_eof`.
 //!
-//! A small message is received into the loop's buffer and copied into a `bytes` of its size. Once a message was large the
-//! next one is received straight into a `bytes` of about that size, which then shrinks: the copy would cost more than
-//! the allocation. That size stays below malloc's mmap threshold (128 KiB): asyncio's 256 KiB for each read are an mmap, page
-//! faults and a munmap for each read.
-//!
 //! A TCP socket is reported once for what arrives (`Reactor::set_edge`), so whatever is not known to be read is asked to be
 //! reported again: after each continuation but for those in which a receive came back empty, or filled less than its room
 //! with nothing at hand that could have cut it short (the end of the stream, an error, urgent data).
@@ -18,13 +13,9 @@ use aioxide_core::sys::socket;
 
 use super::SocketTransport;
 use crate::ffi::cell::Cell;
-use crate::ffi::{BytesWriter, Context, Inst, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_from, bytes_of};
+use crate::ffi::{Context, Inst, Raised, Ref, Res, Slot, Visit, WriteBuffer, bytes_of};
 use crate::io::driver::Driver;
-use crate::io::receive::not_writable;
-
-/// Up to this size a copy is cheaper than a `bytes` that shrinks.
-const SMALL_BYTES: usize = 8 * 1024;
-const LARGEST_BYTES: usize = 128 * 1024 - 128;
+use crate::io::receive::{Room, not_writable};
 
 /// State of the reading side.
 #[derive(Default)]
@@ -41,8 +32,7 @@ pub(super) struct Inbound {
     reads_all: Cell<bool>,
     /// Copied where asyncio would make the reader's Handle: at construction, or in `resume_reading`.
     pub(super) context: Slot,
-    /// Room for the next message; 0 for the loop's buffer.
-    room_bytes: Cell<usize>,
+    room: Room,
 }
 
 impl Inbound {
@@ -74,47 +64,22 @@ impl Inbound {
             Err(e) => Err(Raised::os(&e)),
         }
     }
-
-    /// A message of `count` bytes came where there was room for `room`.
-    fn adapt(&self, count: usize, room: usize) {
-        let next = match count {
-            0..=SMALL_BYTES => 0,
-            full if full == room => full * 2,
-            // More than it needs: a receive that fills its room has to be made once more.
-            _ => (count + 1).next_power_of_two(),
-        };
-        self.room_bytes.set(next.min(LARGEST_BYTES));
-    }
 }
 
 impl SocketTransport {
     pub(super) fn is_reading(&self) -> bool {
-        !self.closing.get() && !self.inbound.paused.get()
+        !self.base.closing.get() && !self.inbound.paused.get()
     }
 
     /// The next bytes, empty at the end of the stream; None if there are none yet.
     fn receive(&self, driver: &Driver) -> Res<Option<Ref>> {
         let fd = self.descriptor();
-        let room = self.inbound.room_bytes.get();
-        if room == 0 {
-            // Given back before an error becomes an exception: the collector may run there, and user code with it.
-            let (received, size) = {
-                let mut buffer = driver.receive_buffer.borrow_mut();
-                (socket::recv_into(fd, &mut buffer), buffer.len())
-            };
-            let Some(count) = self.inbound.arrived(received, size)? else {
-                return Ok(None);
-            };
-            let buffer = driver.receive_buffer.borrow();
-            self.inbound.adapt(count, buffer.len());
-            return bytes_from(&buffer[..count]).map(Some);
-        }
-        let mut writer = BytesWriter::with_capacity(room)?;
-        let Some(count) = self.inbound.arrived(socket::recv(fd, writer.room()), room)? else {
-            return Ok(None);
-        };
-        self.inbound.adapt(count, room);
-        writer.finish(count).map(Some)
+        self.inbound.room.receive(
+            driver,
+            |buffer| socket::recv_into(fd, buffer),
+            |room| socket::recv(fd, room),
+            |outcome, room| self.inbound.arrived(outcome, room),
+        )
     }
 }
 
@@ -124,7 +89,7 @@ impl Inst<SocketTransport> {
         if !self.is_reading() {
             return Ok(());
         }
-        let event_loop = self.event_loop()?;
+        let event_loop = self.base.event_loop()?;
         if let Some(driver) = Driver::of(&event_loop) {
             if self.inbound.reports_once.get() {
                 driver.watch_edge(self.fd.get(), self.obj())?;
@@ -141,7 +106,7 @@ impl Inst<SocketTransport> {
         if !self.inbound.watched.replace(false) {
             return Ok(());
         }
-        let Some(event_loop) = self.event_loop.get() else {
+        let Some(event_loop) = self.base.event_loop.get() else {
             return Ok(());
         };
         Driver::of(&event_loop).map_or(Ok(()), |d| d.unwatch(self.fd.get(), Direction::Read, self.obj()))
@@ -154,26 +119,26 @@ impl Inst<SocketTransport> {
         }
         self.inbound.paused.set(true);
         self.stop_reading()?;
-        self.log_debug("%r pauses reading")
+        self.base.log_debug(self.obj(), "%r pauses reading")
     }
 
     /// Same as `resume_reading`: idempotent. What arrives is handed over in the caller's context.
     pub(super) fn resume_reading(&self) -> Res<()> {
-        if self.closing.get() || !self.inbound.paused.get() {
+        if self.base.closing.get() || !self.inbound.paused.get() {
             return Ok(());
         }
         self.inbound.paused.set(false);
         // Inside connection_made: the start is due next, in the context of whoever made the transport.
         if self.inbound.started.get() {
-            self.start_reading(self.capture_context()?)?;
+            self.start_reading(self.base.capture_context()?)?;
         }
-        self.log_debug("%r resumes reading")
+        self.base.log_debug(self.obj(), "%r resumes reading")
     }
 
     /// The descriptor is readable. The entry may be stale: paused or closed by another entry of the same turn.
     #[inline]
     pub(super) fn on_readable(&self, reads_all: bool) -> Res<()> {
-        if !self.inbound.is_watched() || self.conn_lost.get() != 0 {
+        if !self.inbound.is_watched() || self.base.conn_lost.get() != 0 {
             return Ok(());
         }
         let Some(context) = self.inbound.context.get() else {
@@ -185,7 +150,7 @@ impl Inst<SocketTransport> {
         // Until a receive says otherwise: user code may raise before it is made.
         self.inbound.unread.set(true);
         let outcome = Context::run(&context, || {
-            if self.protocol.is_buffered() { self.read_into_protocol() } else { self.read_bytes() }
+            if self.base.protocol.is_buffered() { self.read_into_protocol() } else { self.read_bytes() }
         });
         if self.inbound.unread.get() && self.inbound.reports_once.get() && self.inbound.is_watched() {
             self.read_again();
@@ -196,14 +161,14 @@ impl Inst<SocketTransport> {
     /// Ask to be reported again. Runs no Python: an error may be set.
     #[cold]
     fn read_again(&self) {
-        let event_loop = self.event_loop.get();
+        let event_loop = self.base.event_loop.get();
         if let Some(driver) = event_loop.as_deref().and_then(Driver::of) {
             driver.report_again(self.fd.get(), self.obj());
         }
     }
 
     fn read_bytes(&self) -> Res<()> {
-        let event_loop = self.event_loop()?;
+        let event_loop = self.base.event_loop()?;
         let Some(driver) = Driver::of(&event_loop) else {
             return Ok(());
         };
@@ -215,7 +180,7 @@ impl Inst<SocketTransport> {
         if bytes_of(&data).is_some_and(<[u8]>::is_empty) {
             return self.on_eof();
         }
-        match self.protocol.data_received(&data) {
+        match self.base.protocol.data_received(&data) {
             Ok(()) => Ok(()),
             Err(raised) => self.fatal_error(raised, "Fatal error: protocol.data_received() call failed."),
         }
@@ -245,14 +210,14 @@ impl Inst<SocketTransport> {
         if count == 0 {
             return self.on_eof();
         }
-        match self.protocol.buffer_updated(count) {
+        match self.base.protocol.buffer_updated(count) {
             Ok(()) => Ok(()),
             Err(raised) => self.fatal_error(raised, "Fatal error: protocol.buffer_updated() call failed."),
         }
     }
 
     fn borrow_buffer(&self) -> Res {
-        let buffer = self.protocol.get_buffer()?;
+        let buffer = self.base.protocol.get_buffer()?;
         // An empty buffer would make `recv` answer 0, which means the end of the stream.
         if buffer.len()? == 0 {
             return Err(Raised::runtime("get_buffer() returned an empty buffer"));
@@ -261,8 +226,8 @@ impl Inst<SocketTransport> {
     }
 
     fn on_eof(&self) -> Res<()> {
-        self.log_debug("%r received EOF")?;
-        let keep_open = match self.protocol.eof_received() {
+        self.base.log_debug(self.obj(), "%r received EOF")?;
+        let keep_open = match self.base.protocol.eof_received() {
             Ok(answer) => answer,
             Err(raised) => {
                 return self.fatal_error(raised, "Fatal error: protocol.eof_received() call failed.");

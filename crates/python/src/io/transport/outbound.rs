@@ -5,7 +5,7 @@
 //! A `bytes` is queued by reference, it never changes; of anything mutable the unsent rest is copied, so the caller may
 //! reuse its buffer (asyncio keeps a view of it from 3.12 on). Whoever calls out has let go of views and borrows.
 
-use std::io::{self, ErrorKind, IoSlice};
+use std::io;
 
 use aioxide_core::buffer::Chunk;
 use aioxide_core::reactor::Direction;
@@ -14,38 +14,13 @@ use aioxide_core::sys::socket;
 use super::SocketTransport;
 use crate::ffi::{
     Context, Inst, Obj, Raised, ReadBuffer, Ref, Res, bytes_from, bytes_of, import_attr, is_bytes_like, none, str_of,
-    string,
 };
 use crate::io::driver::Driver;
 use crate::io::finally;
+use crate::io::pieces::{Piece, send_queued, sent};
 use crate::name;
-use crate::objects::names::imports;
-
-/// `constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
-const WARN_FROM_WRITE: usize = 5;
-
-/// Chunks that one send gathers without an allocation.
-const FEW_SLICES: usize = 64;
 
 pub(super) const SEND_FAILED: &str = "Fatal write error on socket transport";
-
-/// A `bytes` on its way out.
-pub(super) struct Piece(pub(super) Ref);
-
-impl Chunk for Piece {
-    fn as_bytes(&self) -> &[u8] {
-        bytes_of(&self.0).unwrap_or_default()
-    }
-}
-
-/// How many bytes went; none if the kernel has no room.
-#[inline]
-pub(in crate::io) fn sent(outcome: io::Result<usize>) -> io::Result<usize> {
-    match outcome {
-        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
-        other => other,
-    }
-}
 
 impl SocketTransport {
     pub(super) fn unsent_bytes(&self) -> usize {
@@ -61,40 +36,35 @@ impl SocketTransport {
     /// One `sendmsg` of what is queued.
     fn send_queued(&self) -> io::Result<usize> {
         let fd = self.descriptor();
-        let queue = self.queue.borrow();
-        let mut slices = [IoSlice::new(&[]); FEW_SLICES];
-        let n = queue.slices(&mut slices);
-        if n < FEW_SLICES {
-            return sent(socket::send_vectored(fd, &slices[..n]));
-        }
-        let mut slices = vec![IoSlice::new(&[]); socket::MAX_SLICES];
-        let n = queue.slices(&mut slices);
-        sent(socket::send_vectored(fd, &slices[..n]))
+        send_queued(&self.queue.borrow(), |slices| socket::send_vectored(fd, slices))
     }
 
     /// After the end of the connection a write is counted, and warned of from the fifth, never raised.
     fn is_lost(&self) -> Res<bool> {
-        let lost = self.conn_lost.get();
-        if lost == 0 {
+        if self.base.conn_lost.get() == 0 {
             return Ok(false);
         }
-        self.conn_lost.set(lost + 1);
-        if lost >= WARN_FROM_WRITE {
-            imports().logger.call_method(name!("warning"), [&*string("socket.send() raised exception.")?])?;
-        }
-        Ok(true)
+        self.base.count_lost_write("socket.send() raised exception.").map(|()| true)
     }
 }
 
 impl Inst<SocketTransport> {
+    pub(super) fn maybe_pause_protocol(&self) -> Res<()> {
+        self.flow.maybe_pause(&self.base, self.obj(), self.unsent_bytes())
+    }
+
+    fn maybe_resume_protocol(&self) -> Res<()> {
+        self.flow.maybe_resume(&self.base, self.obj(), self.unsent_bytes())
+    }
+
     /// Same as `_add_writer`: what happens when there is room again runs in the writer's context.
     pub(super) fn start_writing(&self) -> Res<()> {
-        let event_loop = self.event_loop()?;
+        let event_loop = self.base.event_loop()?;
         if let Some(driver) = Driver::of(&event_loop) {
             driver.watch(self.fd.get(), Direction::Write, self.obj())?;
             self.writing.set(true);
         }
-        self.write_context.put(self.capture_context()?);
+        self.write_context.put(self.base.capture_context()?);
         Ok(())
     }
 
@@ -102,7 +72,7 @@ impl Inst<SocketTransport> {
         if !self.writing.replace(false) {
             return Ok(());
         }
-        let Some(event_loop) = self.event_loop.get() else {
+        let Some(event_loop) = self.base.event_loop.get() else {
             return Ok(());
         };
         Driver::of(&event_loop).map_or(Ok(()), |d| d.unwatch(self.fd.get(), Direction::Write, self.obj()))
@@ -121,7 +91,7 @@ impl Inst<SocketTransport> {
         if self.eof_written.get() {
             return Err(Raised::runtime("Cannot call write() after write_eof()"));
         }
-        let event_loop = self.event_loop.get();
+        let event_loop = self.base.event_loop.get();
         let held = event_loop.as_deref().and_then(Driver::of).map(|driver| &driver.held);
         let kept = bytes_of(data);
         let view = match kept {
@@ -140,7 +110,7 @@ impl Inst<SocketTransport> {
         if self.queue.borrow().is_empty() {
             if let Some(held) = held {
                 // May run code that ends the connection.
-                if self.holds_back(held, bytes)? || self.conn_lost.get() != 0 {
+                if self.holds_back(held, bytes)? || self.base.conn_lost.get() != 0 {
                     return Ok(());
                 }
             }
@@ -175,12 +145,12 @@ impl Inst<SocketTransport> {
     pub(super) fn write_lines(&self, lines: &Obj) -> Res<()> {
         if !cfg!(Py_3_12) {
             let all = bytes_from(b"")?.call_method(name!("join"), [lines])?;
-            return finally(self.write(&all), || self.flush_held());
+            return finally(self.write(&all), || self.base.flush_held());
         }
         if self.eof_written.get() {
             return Err(Raised::runtime("Cannot call writelines() after write_eof()"));
         }
-        self.flush_held()?;
+        self.base.flush_held()?;
         if !lines.is_true()? || self.is_lost()? {
             return Ok(());
         }
@@ -195,8 +165,8 @@ impl Inst<SocketTransport> {
             }
         }
         // The iterator is user code. What it has written comes first; and it may have closed us.
-        self.flush_held()?;
-        if self.conn_lost.get() != 0 {
+        self.base.flush_held()?;
+        if self.base.conn_lost.get() != 0 {
             return Ok(());
         }
         {
@@ -207,7 +177,7 @@ impl Inst<SocketTransport> {
             return Ok(());
         }
         self.flush()?;
-        if self.unsent_bytes() == 0 || self.conn_lost.get() != 0 {
+        if self.unsent_bytes() == 0 || self.base.conn_lost.get() != 0 {
             return Ok(());
         }
         self.start_writing()?;
@@ -216,8 +186,8 @@ impl Inst<SocketTransport> {
 
     /// Same as `write_eof`: the sending half is shut down when everything queued is sent.
     pub(super) fn write_eof(&self) -> Res<()> {
-        self.flush_held()?;
-        if self.closing.get() || self.eof_written.replace(true) || self.unsent_bytes() != 0 {
+        self.base.flush_held()?;
+        if self.base.closing.get() || self.eof_written.replace(true) || self.unsent_bytes() != 0 {
             return Ok(());
         }
         self.shut_down()
@@ -229,11 +199,11 @@ impl Inst<SocketTransport> {
 
     /// The descriptor is writable. The entry may be stale: aborted by another entry of the same turn.
     pub(super) fn on_writable(&self) -> Res<()> {
-        if !self.writing.get() || self.conn_lost.get() != 0 {
+        if !self.writing.get() || self.base.conn_lost.get() != 0 {
             return Ok(());
         }
         // Nothing to send, and nobody to be told: an exit out of `resume_writing` has kept the watch from ending.
-        if self.unsent_bytes() == 0 && !self.closing.get() && !self.eof_written.get() {
+        if self.unsent_bytes() == 0 && !self.base.closing.get() && !self.eof_written.get() {
             return self.stop_writing();
         }
         let Some(context) = self.write_context.get() else {
@@ -266,11 +236,11 @@ impl Inst<SocketTransport> {
             return Ok(());
         }
         self.stop_writing()?;
-        if self.closing.get() && self.conn_lost.get() == 0 {
+        if self.base.closing.get() && self.base.conn_lost.get() == 0 {
             // close() waited for this; `connection_lost` comes once, so the count goes up first (gh-156512).
-            self.conn_lost.set(1);
+            self.base.conn_lost.set(1);
             self.lose_connection(none())
-        } else if self.eof_written.get() && self.conn_lost.get() == 0 {
+        } else if self.eof_written.get() && self.base.conn_lost.get() == 0 {
             self.shut_down()
         } else {
             Ok(())

@@ -20,7 +20,7 @@ pub use callbacks::Callback;
 use callbacks::Callbacks;
 pub use face::build;
 
-use super::handle::current_stack;
+use super::handle::whole_stack;
 use super::names::{hexversion, imports};
 use super::report::Report;
 use super::scheduler::Scheduler;
@@ -209,12 +209,12 @@ impl<'a> Fut<'a> {
         self.core.log_traceback.set(false);
         self.core.blocking.set(false);
         let debug = match Scheduler::of(&event_loop) {
-            Some(s) => s.debug.get(),
+            Some(s) => s.is_debug(),
             None => event_loop.call_method(name!("get_debug"), [])?.is_true()?,
         };
         self.core.event_loop.put(event_loop);
         if debug {
-            self.core.source_traceback.put(current_stack()?);
+            self.core.source_traceback.put(whole_stack()?);
         }
         Ok(())
     }

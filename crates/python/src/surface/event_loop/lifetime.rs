@@ -50,23 +50,23 @@ pub fn timer_handle_cancelled(_: &Inst<EventLoop>, _handle: &Obj) -> Res {
 }
 
 pub fn get_debug(this: &Inst<EventLoop>) -> Res {
-    Ok(this.scheduler.debug.get().into())
+    Ok(this.scheduler.is_debug().into())
 }
 
 pub fn set_debug(this: &Inst<EventLoop>, args: Args) -> Res {
     let [enabled] = args.exactly("set_debug", ["enabled"])?;
-    this.scheduler.debug.set(enabled.is_true()?);
+    this.scheduler.set_debug(enabled.is_true()?);
     if this.scheduler.is_running() {
         // Coroutine origins are a setting of the thread that runs the loop, which may be another one.
         let track = this.obj().getattr(crate::name!("_set_coroutine_origin_tracking"))?;
         this.obj()
-            .call_method(crate::name!("call_soon_threadsafe"), [&*track, this.scheduler.debug.get().into_obj()])?;
+            .call_method(crate::name!("call_soon_threadsafe"), [&*track, this.scheduler.is_debug().into_obj()])?;
     }
     Ok(none().to_ref())
 }
 
 pub fn set_debug_attribute(this: &Inst<EventLoop>, value: Option<&Obj>) -> Res<()> {
-    this.scheduler.debug.set(value.unwrap_or(none()).is_true()?);
+    this.scheduler.set_debug(value.unwrap_or(none()).is_true()?);
     Ok(())
 }
 

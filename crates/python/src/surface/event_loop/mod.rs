@@ -2,17 +2,22 @@
 //!
 //! CPython counterpart: `asyncio.base_events.BaseEventLoop` and `asyncio.selector_events.BaseSelectorEventLoop`. The loop is
 //! the top, not the middle (D2): nothing below knows this type. Files by concern: `run` (the turn), `schedule` (call_soon
-//! and its like), `create` (futures and tasks), `execute` (threads), `watch` (descriptors), `serve` (transports and listeners),
+//! and its like), `create` (futures and tasks), `debug` (the turn in debug mode), `execute` (threads), `watch` (descriptors), `serve` (transports and listeners), `pipe`,
 //! `lifetime`.
 //!
 //! `aioxide.EventLoop` derives from this class and adds, in Python, what runs once per program, loop or connection.
 
 mod create;
+mod datagram;
+mod debug;
 mod execute;
 mod lifetime;
+mod pipe;
+mod process;
 mod run;
 mod schedule;
 mod serve;
+mod signals;
 mod sock;
 mod watch;
 
@@ -44,6 +49,8 @@ pub struct EventLoop {
     takes_from_threads: Cell<bool>,
     /// The handle that runs, in debug mode: reports show where it was made.
     current_handle: Slot,
+    /// Where `run_forever` was called, if somebody in debug mode wanted to know.
+    run_from: Slot,
 }
 
 static EVENT_LOOP: Class = Class::new();
@@ -57,6 +64,7 @@ impl Native for EventLoop {
         self.scheduler.traverse(visit);
         self.driver.traverse(visit);
         visit.slot(&self.current_handle);
+        visit.slot(&self.run_from);
     }
 
     fn clear(&self) {
@@ -64,6 +72,7 @@ impl Native for EventLoop {
         self.scheduler.task_factory.clear();
         self.driver.clear();
         self.current_handle.clear();
+        self.run_from.clear();
     }
 }
 
@@ -83,11 +92,12 @@ fn new(class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
             makes_futures: Cell::new(true),
             takes_from_threads: Cell::new(true),
             current_handle: Slot::empty(),
+            run_from: Slot::empty(),
         })
     };
     let value = open().map_err(|e| Raised::os(&e))?;
     let this = Owned::of_class(class, value)?;
-    this.scheduler.direct.set(!is_overridden(class, crate::name!("call_soon"))?);
+    this.scheduler.set_overridden(is_overridden(class, crate::name!("call_soon"))?);
     this.time_overridden.set(is_overridden(class, crate::name!("time"))?);
     this.sock_connect_overridden.set(is_overridden(class, crate::name!("sock_connect"))?);
     this.makes_futures.set(!is_overridden(class, crate::name!("create_future"))?);
@@ -104,7 +114,7 @@ fn is_overridden(class: &Obj, name: &Obj) -> Res<bool> {
 fn set_attribute(this: &Inst<EventLoop>, name: &Obj, value: Option<&Obj>) -> Res<()> {
     this.obj().generic_setattr(name, value)?;
     if name.equals(crate::name!("call_soon"))? {
-        this.scheduler.direct.set(value.is_none() && !is_overridden(this.obj().class(), name)?);
+        this.scheduler.set_overridden(value.is_some() || is_overridden(this.obj().class(), name)?);
     } else if name.equals(crate::name!("time"))? {
         this.time_overridden.set(value.is_some() || is_overridden(this.obj().class(), name)?);
     } else if name.equals(crate::name!("sock_connect"))? {
@@ -161,10 +171,16 @@ pub fn build() -> Res<Ref> {
     // serve
     .method(c"_make_socket_transport", keywords!(EventLoop, serve::make_socket_transport), c"A transport for a connected socket.")
     .method(c"_start_serving", keywords!(EventLoop, serve::start_serving), c"Accept connections of a listening socket.")
-    .method(c"_stop_serving", onearg!(EventLoop, serve::stop_serving), c"Stop accepting, and close the listening socket.")
+    .method(c"_make_datagram_transport", keywords!(EventLoop, datagram::make_datagram_transport), c"A transport of a datagram socket.")
+    .method(c"_stop_listening", onearg!(EventLoop, serve::stop_listening), c"Stop accepting, and close the listening socket.")
     .method(c"_transports_of", onearg!(EventLoop, serve::transports_of), c"The open transports that a server has accepted; of all, if it is None.")
     .method(c"set_write_gathering", keywords!(EventLoop, serve::set_write_gathering), c"set_write_gathering($self, enabled)\n--\n\nWhether a transport may hold what one callback writes, to send it at the callback's end. On unless AIOXIDE_GATHER=0.")
     .method(c"_flush_held", noargs!(EventLoop, serve::flush_held), c"Send what a transport holds.")
+    // process
+    .method(c"_adopt_child", keywords!(EventLoop, process::adopt_child), c"The transport of a child that a Popen has started.")
+    // pipe
+    .method(c"_make_read_pipe_transport", keywords!(EventLoop, pipe::make_read), c"A transport for the reading end of a pipe.")
+    .method(c"_make_write_pipe_transport", keywords!(EventLoop, pipe::make_write), c"A transport for the writing end of a pipe.")
     // sock
     .method(c"sock_recv", keywords!(EventLoop, sock::recv), c"sock_recv($self, sock, n)\n--\n\nReceive up to n bytes. Same as asyncio.loop.sock_recv.")
     .method(c"sock_recv_into", keywords!(EventLoop, sock::recv_into), c"sock_recv_into($self, sock, buf)\n--\n\nReceive into a writable buffer; the count of bytes.")
@@ -173,6 +189,11 @@ pub fn build() -> Res<Ref> {
     .method(c"sock_accept", keywords!(EventLoop, sock::accept), c"sock_accept($self, sock)\n--\n\nAccept a connection: (socket, address). The socket does not block.")
     .method(c"_connect_sock", keywords!(EventLoop, sock::connect_sock), c"A socket connected to one address.")
     .method(c"_create_connection_transport", keywords!(EventLoop, sock::create_transport), c"A transport and its protocol for a connected socket.")
+    // signals
+    .method(c"_claim_signals", noargs!(EventLoop, signals::claim), c"Signals come to this loop: a handler is to be installed.")
+    .method(c"_release_signals", noargs!(EventLoop, signals::release), c"Signals do not come any more: the last handler was removed.")
+    .method(c"_handle_signal", onearg!(EventLoop, signals::handle), c"Queue the handler of a signal that has come.")
+    .getset(c"_signal_handlers", getter!(EventLoop, signals::handlers), None, c"Number of a signal to its handle.")
     // lifetime
     .method(c"is_closed", noargs!(EventLoop, lifetime::is_closed), c"is_closed($self, /)\n--\n\nWhether close() was called.")
     .method(c"_close", noargs!(EventLoop, lifetime::close), c"Release the native resources.")

@@ -7,15 +7,14 @@
 use aioxide_core::kernel::poll_timeout;
 use aioxide_core::sys::clock;
 
-use super::{EventLoop, create};
-use crate::ffi::{
-    BoolExt, Context, Inst, Obj, Raised, Ref, Res, exc, float, float_value, import, int, none, str_of, string,
-};
+use super::{EventLoop, create, debug};
+use crate::ffi::{BoolExt, Context, Inst, Obj, Raised, Ref, Res, float, float_value, import, none};
+use crate::io::{self, wakeup_fd};
 use crate::objects::names::imports;
 use crate::objects::scheduler::Entry;
 use crate::objects::{handle, report};
 use crate::tasks::task::{self, registry, task_of};
-use crate::{io, kwnames, name};
+use crate::{kwnames, name};
 
 pub fn run_forever(this: &Inst<EventLoop>) -> Res {
     this.scheduler.check_closed()?;
@@ -50,9 +49,9 @@ fn turn(this: &Inst<EventLoop>) -> Res<()> {
     let now = if scheduler.ready_len() == 0 && scheduler.next_deadline().is_some() { time(this)? } else { 0.0 };
     let idle = scheduler.ready_len() == 0;
     let stopping = this.stopping.get();
-    if this.rule.borrow().must_poll(idle, stopping) {
+    if this.rule.borrow().must_poll(idle, stopping) || this.driver.signals.are_noted() {
         create::look_for_own_classes(this);
-        this.driver.poll(scheduler, poll_timeout(idle, stopping, scheduler.next_deadline(), now))?;
+        this.driver.poll(this.obj(), scheduler, poll_timeout(idle, stopping, scheduler.next_deadline(), now))?;
         this.rule.borrow_mut().polled();
     }
     scheduler.take_inbox();
@@ -64,11 +63,11 @@ fn turn(this: &Inst<EventLoop>) -> Res<()> {
 
     // Run what is ready now; what these add is for the next turn.
     let n = scheduler.ready_len();
-    if scheduler.debug.get() {
-        run_in_debug_mode(this, n)?;
-    } else {
-        for _ in 0..n {
-            let Some(entry) = scheduler.pop() else { break };
+    for _ in 0..n {
+        let Some(entry) = scheduler.pop() else { break };
+        if scheduler.is_debug() {
+            debug::execute(this, entry)?;
+        } else {
             execute(this, entry)?;
         }
     }
@@ -99,7 +98,7 @@ fn collect_due(this: &Inst<EventLoop>, deadline: f64) -> Res<()> {
 }
 
 #[inline]
-fn time(this: &Inst<EventLoop>) -> Res<f64> {
+pub(super) fn time(this: &Inst<EventLoop>) -> Res<f64> {
     if this.time_overridden.get() {
         return float_value(&*this.obj().call_method(name!("time"), [])?);
     }
@@ -108,7 +107,7 @@ fn time(this: &Inst<EventLoop>) -> Res<f64> {
 
 /// Run one entry. Only SystemExit and KeyboardInterrupt come out.
 #[inline]
-fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
+pub(super) fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
     let scheduler = &this.scheduler;
     let outcome = match entry {
         Entry::Step(task) => match task_of(&task) {
@@ -133,7 +132,7 @@ fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
             registry::withdraw(scheduler, this.obj());
             match Context::run(&context, || f.call1(&argument).map(drop)) {
                 Ok(()) => Ok(()),
-                Err(raised) => handle::report_call(raised, this.obj(), &f, &argument, &context),
+                Err(raised) => handle::report_call(raised, this.obj(), &f, &[&argument], Some(&context)),
             }
         }
         Entry::Native(work, what) => {
@@ -141,6 +140,12 @@ fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
             io::run(&work, what)
         }
     };
+    ended(this, outcome)
+}
+
+/// After each entry: what it has written is sent.
+#[inline]
+pub(super) fn ended(this: &Inst<EventLoop>, outcome: Res<()>) -> Res<()> {
     this.driver.held.end_of_callback(outcome).or_else(|raised| stray(this, raised))
 }
 
@@ -149,53 +154,6 @@ fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
 #[cold]
 fn stray(this: &Inst<EventLoop>, raised: Raised) -> Res<()> {
     report::callback_failed(raised, this.obj(), || Ok("Exception in the event loop".to_owned()), Ok)
-}
-
-/// Debug mode: time each entry and name the slow ones.
-#[cold]
-fn run_in_debug_mode(this: &Inst<EventLoop>, n: usize) -> Res<()> {
-    for _ in 0..n {
-        let Some(entry) = this.scheduler.pop() else { break };
-        let subject: Option<Ref> = match &entry {
-            Entry::Step(t) | Entry::Wake(t, _) | Entry::Throw(t, _) => Some(t.clone()),
-            Entry::Handle(h) => {
-                this.current_handle.put(h.obj().to_ref());
-                Some(h.obj().to_ref())
-            }
-            Entry::Call(f, argument, context) => {
-                let h = handle::Handle::new(f, &[&**argument], this.obj(), Some(context))?;
-                Some(h.into_ref())
-            }
-            Entry::Native(work, _) => Some(work.clone()),
-        };
-        // Now, because a handle lets go of its callback when it has run. A repr that raises must not leave its error behind.
-        let label = subject.as_deref().and_then(|s| describe(s).map_err(Raised::forget).ok());
-        let started = clock::monotonic_s();
-        let r = execute(this, entry);
-        let took = clock::monotonic_s() - started;
-        this.current_handle.clear();
-        r?;
-        warn_if_slow(this, label, took)?;
-    }
-    Ok(())
-}
-
-/// `asyncio.base_events._format_handle`: a task by its own repr, anything else as a handle.
-fn describe(o: &Obj) -> Res<String> {
-    str_of(&*o.repr()?)
-}
-
-fn warn_if_slow(this: &Inst<EventLoop>, label: Option<String>, took: f64) -> Res<()> {
-    let limit = float_value(&*this.obj().getattr(name!("slow_callback_duration"))?)?;
-    if took < limit {
-        return Ok(());
-    }
-    let label = label.unwrap_or_default();
-    imports().logger.call_method(
-        name!("warning"),
-        [&*string("Executing %s took %.3f seconds")?, &*string(&label)?, &*float(took)?],
-    )?;
-    Ok(())
 }
 
 pub fn stop(this: &Inst<EventLoop>) -> Res {
@@ -229,12 +187,11 @@ pub fn is_running(this: &Inst<EventLoop>) -> Res {
 struct Running<'a> {
     this: &'a Inst<EventLoop>,
     old_hooks: Option<Ref>,
-    wakeup_fd: Option<i64>,
 }
 
 impl<'a> Running<'a> {
     fn start(this: &'a Inst<EventLoop>) -> Res<Running<'a>> {
-        let mut running = Running { this, old_hooks: None, wakeup_fd: None };
+        let mut running = Running { this, old_hooks: None };
         match running.enter() {
             Ok(()) => Ok(running),
             Err(raised) => Err(running.end(Err(raised)).err().unwrap_or_else(|| Raised::runtime("cannot start"))),
@@ -245,13 +202,13 @@ impl<'a> Running<'a> {
         let me = self.this.obj();
         self.this.scheduler.loop_hash.set(me.hash()?);
         create::look_for_own_classes(self.this);
-        me.call_method(name!("_set_coroutine_origin_tracking"), [self.this.scheduler.debug.get().into_obj()])?;
+        me.call_method(name!("_set_coroutine_origin_tracking"), [self.this.scheduler.is_debug().into_obj()])?;
         let sys = import("sys")?;
         let first = me.getattr(name!("_asyncgen_firstiter_hook"))?;
         let last = me.getattr(name!("_asyncgen_finalizer_hook"))?;
         self.old_hooks = Some(sys.call_method(name!("get_asyncgen_hooks"), [])?);
         sys.call_method_kw(name!("set_asyncgen_hooks"), [&*first, &*last], kwnames!("firstiter", "finalizer"))?;
-        self.wakeup_fd = take_wakeup_fd(self.this)?;
+        wakeup_fd::begin_run(self.this.scheduler.pipe().writer_fd())?;
         self.this.scheduler.claim()?;
         imports().set_running_loop.call1(me)?;
         Ok(())
@@ -268,10 +225,11 @@ impl<'a> Running<'a> {
             self.this.stopping.set(false);
             self.this.scheduler.disclaim();
         }
+        self.this.run_from.clear();
         for step in [
             Running::flush,
             Running::leave_thread,
-            Running::restore_wakeup_fd,
+            Running::give_up_wakeup_fd,
             Running::stop_tracking,
             Running::restore_hooks,
         ] {
@@ -300,8 +258,8 @@ impl<'a> Running<'a> {
         imports().set_running_loop.call1(none()).map(drop)
     }
 
-    fn restore_wakeup_fd(&self) -> Res<()> {
-        self.wakeup_fd.map_or(Ok(()), give_back_wakeup_fd)
+    fn give_up_wakeup_fd(&self) -> Res<()> {
+        wakeup_fd::end_run(self.this.scheduler.pipe().writer_fd())
     }
 
     fn stop_tracking(&self) -> Res<()> {
@@ -317,51 +275,5 @@ impl<'a> Running<'a> {
             )?;
         }
         Ok(())
-    }
-}
-
-/// Let the C signal handler write into our pipe while we run, so that a signal which comes between the last check and the
-/// wait wakes the loop. Only the main thread may ask for it, and a descriptor that the user has set stays.
-fn take_wakeup_fd(this: &Inst<EventLoop>) -> Res<Option<i64>> {
-    let ours = i64::from(this.scheduler.pipe().writer_fd());
-    let signal = import("signal")?;
-    let fd = int(ours)?;
-    let old =
-        signal.call_method_kw(name!("set_wakeup_fd"), [&*fd, crate::ffi::false_()], kwnames!("warn_on_full_buffer"));
-    match old {
-        Ok(old) if crate::ffi::index_value(&old)? == -1 => Ok(Some(ours)),
-        Ok(old) => {
-            restore_foreign_wakeup_fd(&signal, &old)?;
-            Ok(None)
-        }
-        Err(raised) if raised.matches(exc::value_error()) => {
-            raised.forget();
-            Ok(None)
-        }
-        Err(raised) => Err(raised),
-    }
-}
-
-fn give_back_wakeup_fd(ours: i64) -> Res<()> {
-    let signal = import("signal")?;
-    let now = signal.call_method(name!("set_wakeup_fd"), [&*int(-1)?])?;
-    if crate::ffi::index_value(&now)? != ours {
-        // The program has set its own meanwhile.
-        restore_foreign_wakeup_fd(&signal, &now)?;
-    }
-    Ok(())
-}
-
-/// Put the program's own descriptor back. One that was closed meanwhile is of no use to anybody.
-fn restore_foreign_wakeup_fd(signal: &Obj, fd: &Obj) -> Res<()> {
-    let put =
-        signal.call_method_kw(name!("set_wakeup_fd"), [fd, crate::ffi::false_()], kwnames!("warn_on_full_buffer"));
-    match put {
-        Ok(_) => Ok(()),
-        Err(raised) if raised.is_exit() => Err(raised),
-        Err(raised) => {
-            raised.forget();
-            signal.call_method(name!("set_wakeup_fd"), [&*int(-1)?]).map(drop)
-        }
     }
 }

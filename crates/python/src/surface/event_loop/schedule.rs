@@ -14,12 +14,11 @@ use crate::objects::scheduler::Entry;
 pub fn call_soon(this: &Inst<EventLoop>, args: Args) -> Res {
     let ([callback], args, context) = args.leading("call_soon", ["callback"], true)?;
     let scheduler = &this.scheduler;
-    if scheduler.closed.get() || scheduler.debug.get() {
+    if scheduler.closed.get() || scheduler.is_debug() {
         scheduler.check_submit()?;
         check_callback(this, callback, "call_soon")?;
-    }
-    // A stock future (of C code) wakes a task of ours: no handle is needed, and nobody looks at the one returned.
-    if let (Some(task), [future]) = (WAKEUP.bound_to(callback), args) {
+    } else if let (Some(task), [future]) = (WAKEUP.bound_to(callback), args) {
+        // A stock future (of C code) wakes a task of ours: no handle is needed, and nobody looks at the one returned.
         scheduler.push(Entry::Wake(task.to_ref(), future.to_ref()));
         return Ok(none().to_ref());
     }
@@ -39,7 +38,7 @@ pub fn call_soon_threadsafe(this: &Inst<EventLoop>, args: Args) -> Res {
     }
     let handle = Handle::new(callback, args, this.obj(), context)?;
     handle.guard_by_lock()?;
-    if this.scheduler.debug.get() {
+    if this.scheduler.is_debug() {
         check_callback(this, callback, "call_soon_threadsafe")?;
         handle.set_source_traceback(handle::current_stack()?);
     }
@@ -49,7 +48,7 @@ pub fn call_soon_threadsafe(this: &Inst<EventLoop>, args: Args) -> Res {
 
 /// In debug mode: a coroutine, or something that cannot be called, is refused at once.
 pub fn check_callback(this: &Inst<EventLoop>, callback: &Obj, method: &str) -> Res<()> {
-    if this.scheduler.debug.get() {
+    if this.scheduler.is_debug() {
         this.obj().call_method(name!("_check_callback"), [callback, &*string(method)?])?;
     }
     Ok(())
@@ -72,7 +71,7 @@ pub fn call_later(this: &Inst<EventLoop>, args: Args) -> Res {
         return Err(Raised::type_error("delay must not be None"));
     }
     let when = now(this)? + float_value(delay)?;
-    schedule(this, "call_later", when, callback, args, context)
+    schedule(this, when, callback, args, context)
 }
 
 pub fn call_at(this: &Inst<EventLoop>, args: Args) -> Res {
@@ -80,24 +79,17 @@ pub fn call_at(this: &Inst<EventLoop>, args: Args) -> Res {
     if when.is_none() {
         return Err(Raised::type_error("when cannot be None"));
     }
-    schedule(this, "call_at", float_value(when)?, callback, args, context)
+    schedule(this, float_value(when)?, callback, args, context)
 }
 
-fn schedule(
-    this: &Inst<EventLoop>,
-    method: &str,
-    when: f64,
-    callback: &Obj,
-    args: &[&Obj],
-    context: Option<&Obj>,
-) -> Res {
+fn schedule(this: &Inst<EventLoop>, when: f64, callback: &Obj, args: &[&Obj], context: Option<&Obj>) -> Res {
     let scheduler = &this.scheduler;
-    if scheduler.closed.get() || scheduler.debug.get() {
+    if scheduler.closed.get() || scheduler.is_debug() {
         scheduler.check_submit()?;
-        check_callback(this, callback, method)?;
+        check_callback(this, callback, "call_at")?;
     }
     let timer = Handle::new_timer(when, callback, args, this.obj(), context)?;
-    if scheduler.debug.get() {
+    if scheduler.is_debug() {
         timer.set_source_traceback(handle::current_stack()?);
     }
     timer.mark_scheduled();

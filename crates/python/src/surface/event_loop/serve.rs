@@ -73,8 +73,8 @@ pub fn transports_of(this: &Inst<EventLoop>, server: &Obj) -> Res {
     Ok(transports)
 }
 
-pub fn stop_serving(this: &Inst<EventLoop>, sock: &Obj) -> Res {
+pub fn stop_listening(this: &Inst<EventLoop>, sock: &Obj) -> Res {
     this.driver.held.flush()?;
-    listener::stop_serving(this.obj(), sock)?;
+    listener::stop_listening(this.obj(), sock)?;
     Ok(none().to_ref())
 }

@@ -1,0 +1,141 @@
+//! The reading side: one receive per readiness, then the protocol.
+//!
+//! CPython counterpart: `_SelectorDatagramTransport._read_ready`, `_SelectorTransport.pause_reading` and `resume_reading`.
+//!
+//! A datagram is received into the loop's buffer, asyncio's `max_size` of bytes, and copied into a `bytes` of its size. Its
+//! sender's address is made here as `socket.recvfrom` would make it.
+
+use std::io::ErrorKind;
+
+use aioxide_core::reactor::Direction;
+use aioxide_core::sys::socket;
+
+use super::DatagramTransport;
+use crate::ffi::{Context, Inst, Obj, Raised, Ref, Res, bytes_from, exc, int};
+use crate::io::address;
+use crate::io::driver::{Driver, RECEIVE_BYTES};
+use crate::io::sock::attempt;
+use crate::name;
+
+impl DatagramTransport {
+    pub(super) fn is_reading(&self) -> bool {
+        !self.base.closing.get() && !self.paused.get()
+    }
+
+    /// The next datagram and its sender; None if there is none.
+    fn receive(&self) -> Res<Option<(Ref, Ref)>> {
+        let event_loop = self.base.event_loop()?;
+        let Some(driver) = Driver::of(&event_loop).filter(|_| self.is_plain) else {
+            return self.receive_by_method();
+        };
+        let fd = self.descriptor();
+        // Given back before an error becomes an exception: the collector may run there, and user code with it.
+        let outcome = socket::recv_from(fd, &mut driver.receive_buffer.borrow_mut());
+        let (count, sender) = match outcome {
+            Ok(received) => received,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(None),
+            Err(e) => return Err(Raised::os(&e)),
+        };
+        let data = bytes_from(&driver.receive_buffer.borrow()[..count])?;
+        if self.sender.is_some() && *self.sender_address.borrow() == sender {
+            return Ok(Some((data, self.sender.get_or_none())));
+        }
+        let named = address::of_sender(sender.as_ref())?;
+        *self.sender_address.borrow_mut() = sender;
+        self.sender.put(named.clone());
+        Ok(Some((data, named)))
+    }
+
+    #[cold]
+    fn receive_by_method(&self) -> Res<Option<(Ref, Ref)>> {
+        let most = int(RECEIVE_BYTES as i64)?;
+        match attempt(self.sock.get_or_none().call_method(name!("recvfrom"), [&*most]))? {
+            Some(received) => received.unpack::<2>().map(|[data, sender]| Some((data, sender))),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Inst<DatagramTransport> {
+    /// Same as `_add_reader`: does nothing if reading is paused or at an end.
+    pub(super) fn start_reading(&self, context: Ref) -> Res<()> {
+        if !self.is_reading() {
+            return Ok(());
+        }
+        let event_loop = self.base.event_loop()?;
+        if let Some(driver) = Driver::of(&event_loop) {
+            driver.watch(self.fd.get(), Direction::Read, self.obj())?;
+            self.reading.set(true);
+        }
+        self.read_context.put(context);
+        Ok(())
+    }
+
+    pub(super) fn stop_reading(&self) -> Res<()> {
+        if !self.reading.replace(false) {
+            return Ok(());
+        }
+        let Some(event_loop) = self.base.event_loop.get() else {
+            return Ok(());
+        };
+        Driver::of(&event_loop).map_or(Ok(()), |d| d.unwatch(self.fd.get(), Direction::Read, self.obj()))
+    }
+
+    /// Same as `pause_reading`: idempotent. What arrives meanwhile waits in the kernel, as far as it has room.
+    pub(super) fn pause_reading(&self) -> Res<()> {
+        if !self.is_reading() {
+            return Ok(());
+        }
+        self.paused.set(true);
+        self.stop_reading()?;
+        self.base.log_debug(self.obj(), "%r pauses reading")
+    }
+
+    /// Same as `resume_reading`: idempotent.
+    pub(super) fn resume_reading(&self) -> Res<()> {
+        if self.base.closing.get() || !self.paused.get() {
+            return Ok(());
+        }
+        self.paused.set(false);
+        // Inside connection_made: the start is due next, in the context of whoever made the transport.
+        if self.started.get() {
+            self.start_reading(self.base.capture_context()?)?;
+        }
+        self.base.log_debug(self.obj(), "%r resumes reading")
+    }
+
+    /// The descriptor is readable. The entry may be stale: paused or closed by another entry of the same turn.
+    #[inline]
+    pub(super) fn on_readable(&self) -> Res<()> {
+        if !self.reading.get() {
+            return Ok(());
+        }
+        match self.read_context.get() {
+            Some(context) => Context::run(&context, || self.read()),
+            None => Ok(()),
+        }
+    }
+
+    /// Same as `_read_ready`.
+    pub(super) fn read(&self) -> Res<()> {
+        if self.base.conn_lost.get() != 0 {
+            return Ok(());
+        }
+        match self.receive() {
+            Ok(Some((data, sender))) => {
+                let protocol = self.base.protocol.object();
+                protocol.call_method(name!("datagram_received"), [&*data, &*sender]).map(drop)
+            }
+            Ok(None) => Ok(()),
+            Err(raised) if raised.matches(exc::os_error()) => self.tell_of_error(raised),
+            Err(raised) => self.fatal_error(raised, "Fatal read error on datagram transport"),
+        }
+    }
+
+    /// `protocol.error_received(exception)`
+    #[cold]
+    pub(super) fn tell_of_error(&self, raised: Raised) -> Res<()> {
+        let exception = raised.take();
+        self.base.protocol.object().call_method(name!("error_received"), [&*exception as &Obj]).map(drop)
+    }
+}

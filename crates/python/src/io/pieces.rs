@@ -1,0 +1,48 @@
+//! The queue of a transport that sends a stream of bytes.
+//!
+//! CPython counterpart: `_SelectorSocketTransport._buffer`, `_UnixWritePipeTransport._buffer`.
+//!
+//! A `bytes` is queued by reference, it never changes; of anything mutable the unsent rest is copied by whoever queues it.
+
+use std::io::{self, ErrorKind, IoSlice};
+
+use aioxide_core::buffer::{Chunk, Outbound};
+use aioxide_core::sys::socket;
+
+use crate::ffi::{Ref, bytes_of};
+
+/// Chunks that one send gathers without an allocation.
+const FEW_SLICES: usize = 64;
+
+/// A `bytes` on its way out.
+pub struct Piece(pub Ref);
+
+impl Chunk for Piece {
+    fn as_bytes(&self) -> &[u8] {
+        bytes_of(&self.0).unwrap_or_default()
+    }
+}
+
+/// How many bytes went; none if the kernel has no room.
+#[inline]
+pub fn sent(outcome: io::Result<usize>) -> io::Result<usize> {
+    match outcome {
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
+        other => other,
+    }
+}
+
+/// Send what is queued, as much as goes in one call of `send`; how many bytes went.
+pub fn send_queued(
+    queue: &Outbound<Piece>,
+    send: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); FEW_SLICES];
+    let n = queue.slices(&mut slices);
+    if n < FEW_SLICES {
+        return sent(send(&slices[..n]));
+    }
+    let mut slices = vec![IoSlice::new(&[]); socket::MAX_SLICES];
+    let n = queue.slices(&mut slices);
+    sent(send(&slices[..n]))
+}

@@ -1,0 +1,286 @@
+//! The writing end: write at once if nothing is queued, queue the rest, write it when there is room.
+//!
+//! CPython counterpart: `asyncio.unix_events._UnixWritePipeTransport`.
+//!
+//! A `bytes` is queued by reference, it never changes; of anything mutable the unsent rest is copied. The queue is resumed
+//! (`resume_writing`) when it is empty, not when it sinks below the low limit: so does asyncio.
+//!
+//! The reader who hangs up is an event on the reading side of our descriptor: of a pipe the kernel tells EPOLLERR, of a socket
+//! EPOLLHUP; what a socket's peer sends counts as hanging up, too, as in asyncio.
+
+use crate::ffi::cell::{Cell, RefCell};
+
+use aioxide_core::buffer::Outbound;
+use aioxide_core::reactor::Direction;
+use aioxide_core::sys::file::{self, Kind};
+
+use super::watch::Watch;
+use super::{OfPipe, Pipe, START, WRITE_CLASS, lose_connection, report};
+use crate::ffi::{
+    Class, Inst, Native, Obj, Owned, Raised, ReadBuffer, Res, Visit, bytes_from, bytes_of, exc, is_bytes_like, none,
+};
+use crate::io::base::Base;
+use crate::io::finally;
+use crate::io::flow::Flow;
+use crate::io::pieces::{Piece, send_queued, sent};
+use crate::io::poll::READ_ALL;
+use crate::name;
+
+const REFUSAL: &str = "Pipe transport is only for pipes, sockets and character devices";
+
+const WRITE_FAILED: &str = "Fatal write error on pipe transport";
+
+const READ: u32 = Direction::Read as u32;
+const WRITE: u32 = Direction::Write as u32;
+
+pub struct WritePipeTransport {
+    pub(super) pipe: Pipe,
+    /// Does the kernel tell when the reader hangs up? Not of a device.
+    tells_hang_up: Cell<bool>,
+    queue: RefCell<Outbound<Piece>>,
+    pub(super) flow: Flow,
+    hang_up: Watch,
+    /// On exactly while something is queued.
+    pub(super) writer: Watch,
+}
+
+impl Native for WritePipeTransport {
+    fn class() -> &'static Class {
+        &WRITE_CLASS
+    }
+
+    fn traverse(&self, visit: &Visit) {
+        self.pipe.traverse(visit);
+        self.hang_up.traverse(visit);
+        self.writer.traverse(visit);
+    }
+
+    fn clear(&self) {
+        self.pipe.clear();
+        self.hang_up.clear();
+        self.writer.clear();
+    }
+}
+
+impl OfPipe for WritePipeTransport {
+    fn pipe(&self) -> &Pipe {
+        &self.pipe
+    }
+
+    fn stop(&self, me: &Obj) -> Res<()> {
+        finally(self.writer.stop(&self.pipe, me), || self.hang_up.stop(&self.pipe, me))
+    }
+}
+
+/// Same as `_UnixWritePipeTransport(loop, pipe, protocol, waiter, extra)`: `connection_made` is called in the next turn, then
+/// `waiter` gets its result. The file object is the transport's from here on.
+///
+/// # Errors
+/// ValueError for a regular file and the like, which stays the caller's; RuntimeError if the loop is closed; OSError.
+pub fn make(
+    event_loop: &Obj,
+    object: &Obj,
+    protocol: &Obj,
+    waiter: Option<&Obj>,
+    extra: Option<&Obj>,
+) -> Res<Owned<WritePipeTransport>> {
+    let me = Owned::new(WritePipeTransport {
+        pipe: Pipe::new(event_loop, object, waiter, extra)?,
+        tells_hang_up: Cell::new(false),
+        queue: RefCell::new(Outbound::new()),
+        flow: Flow::new(),
+        hang_up: Watch::new(Direction::Read),
+        writer: Watch::new(Direction::Write),
+    })?;
+    me.set_up(protocol)?;
+    Ok(me)
+}
+
+impl WritePipeTransport {
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.queue.borrow().len()
+    }
+
+    /// Drop what is queued.
+    fn discard(&self) {
+        let dropped = self.queue.borrow_mut().clear();
+        drop(dropped);
+    }
+}
+
+impl Inst<WritePipeTransport> {
+    fn base(&self) -> &Base {
+        &self.pipe.base
+    }
+
+    fn set_up(&self, protocol: &Obj) -> Res<()> {
+        self.base().protocol.set_plain(protocol)?;
+        let kind = self.pipe.open(REFUSAL)?;
+        self.tells_hang_up.set(kind != Kind::CharDevice);
+        self.hang_up.set_context(self.base().capture_context()?);
+        self.pipe.schedule_start(self.obj())
+    }
+
+    /// Run one continuation.
+    ///
+    /// # Errors
+    /// Only SystemExit and KeyboardInterrupt.
+    pub fn run(&self, what: u32) -> Res<()> {
+        // The last write lets go of the loop.
+        let event_loop = self.base().event_loop.get();
+        let (watch, outcome, method) = match what {
+            READ | READ_ALL => (&self.hang_up, self.hang_up.run(|| self.on_hang_up()), name!("_read_ready")),
+            WRITE => (&self.writer, self.writer.run(|| self.on_writable()), name!("_write_ready")),
+            START => {
+                let is_due = self.tells_hang_up.get() && !self.base().closing.get();
+                let watched = if is_due { self.hang_up.start(&self.pipe, self.obj()) } else { Ok(()) };
+                return self.pipe.on_started(self.obj(), watched, "WritePipeTransport._add_reader()");
+            }
+            _ => return Ok(()),
+        };
+        outcome.or_else(|raised| report(raised, event_loop, self.obj(), method, watch.context().as_deref()))
+    }
+
+    /// Same as `_read_ready`: the pipe was closed by the peer.
+    pub(super) fn on_hang_up(&self) -> Res<()> {
+        self.base().log_info(self.obj(), "%r was closed by peer")?;
+        match self.unsent_bytes() {
+            0 => self.force_close(none()),
+            _ => self.force_close(&*exc::broken_pipe_error().call0()?),
+        }
+    }
+
+    /// Same as `write`.
+    ///
+    /// # Errors
+    /// AssertionError for what is not bytes, bytearray or memoryview; PermissionError if there is no room in a file that epoll
+    /// does not watch. An error of the write itself goes to `connection_lost`, not to the caller.
+    pub(super) fn write(&self, data: &Obj) -> Res<()> {
+        if !is_bytes_like(data) {
+            return Err(Raised::with(exc::assertion_error(), &*data.repr()?));
+        }
+        // What is held was written before, and is seen before. It may be ours to be closed by.
+        self.base().flush_held()?;
+        if data.len()? == 0 {
+            return Ok(());
+        }
+        if self.base().conn_lost.get() != 0 || self.base().closing.get() {
+            return self.base().count_lost_write("pipe closed by peer or os.write(pipe, data) raised exception.");
+        }
+        let kept = bytes_of(data);
+        let view = match kept {
+            Some(_) => None,
+            None => match ReadBuffer::new(data) {
+                Ok(view) => Some(view),
+                // A view that is not contiguous: `os.write` refuses it.
+                Err(raised) => return self.write_failed(raised),
+            },
+        };
+        let bytes = kept.or(view.as_ref().map(ReadBuffer::as_slice)).unwrap_or_default();
+        let mut done = 0;
+        if self.queue.borrow().is_empty() {
+            done = match sent(file::write(self.pipe.fd.get(), bytes)) {
+                Ok(done) if done == bytes.len() => return Ok(()),
+                Ok(done) => done,
+                Err(e) => {
+                    drop(view);
+                    return self.write_failed(Raised::os(&e));
+                }
+            };
+        }
+        let piece = match kept {
+            Some(_) => Piece(data.to_ref()),
+            None => Piece(bytes_from(&bytes[std::mem::take(&mut done)..])?),
+        };
+        let is_first = self.queue.borrow().is_empty();
+        // Queued before anything that can run code, which may write here, too.
+        if done > 0 {
+            self.queue.borrow_mut().push_rest(piece, done);
+        } else {
+            self.queue.borrow_mut().push(piece);
+        }
+        drop(view);
+        if is_first {
+            if let Err(raised) = self.start_writing() {
+                self.discard();
+                return Err(raised);
+            }
+        }
+        self.flow.maybe_pause(self.base(), self.obj(), self.unsent_bytes())
+    }
+
+    fn start_writing(&self) -> Res<()> {
+        self.writer.set_context(self.base().capture_context()?);
+        // Up to 3.11 the copy lets the collector run, and user code with it.
+        if self.unsent_bytes() == 0 { Ok(()) } else { self.writer.start(&self.pipe, self.obj()) }
+    }
+
+    fn write_failed(&self, raised: Raised) -> Res<()> {
+        self.base().conn_lost.set(self.base().conn_lost.get() + 1);
+        if raised.is_exit() {
+            return Err(raised);
+        }
+        self.fail(&raised.take(), WRITE_FAILED)
+    }
+
+    /// Same as `_write_ready`.
+    pub(super) fn on_writable(&self) -> Res<()> {
+        let fd = self.pipe.fd.get();
+        let outcome = send_queued(&self.queue.borrow(), |slices| file::write_vectored(fd, slices));
+        match outcome {
+            Ok(count) => {
+                let done = self.queue.borrow_mut().advance(count);
+                drop(done);
+            }
+            Err(e) => {
+                self.discard();
+                return finally(self.writer.stop(&self.pipe, self.obj()), || self.write_failed(Raised::os(&e)));
+            }
+        }
+        if self.unsent_bytes() != 0 {
+            return Ok(());
+        }
+        self.writer.stop(&self.pipe, self.obj())?;
+        // The protocol may close or abort in there, or end the program.
+        finally(self.flow.maybe_resume(self.base(), self.obj(), 0), || {
+            if !self.base().closing.get() || self.pipe.ends.get() {
+                return Ok(());
+            }
+            // close() waited for this.
+            finally(self.hang_up.stop(&self.pipe, self.obj()), || self.lose_connection(none()))
+        })
+    }
+
+    /// Same as `write_eof`, and as `close`: the end of what is written is the end of the pipe.
+    pub(super) fn write_eof(&self) -> Res<()> {
+        finally(self.base().flush_held(), || {
+            if self.base().closing.replace(true) || self.unsent_bytes() != 0 {
+                return Ok(());
+            }
+            finally(self.hang_up.stop(&self.pipe, self.obj()), || self.pipe.schedule_loss(self.obj(), none()))
+        })
+    }
+
+    /// Same as `_close`: what is queued is lost; `exception` may be None.
+    pub(super) fn force_close(&self, exception: &Obj) -> Res<()> {
+        finally(self.base().flush_held(), || {
+            self.base().closing.set(true);
+            self.discard();
+            finally(self.stop(self.obj()), || self.pipe.schedule_loss(self.obj(), exception))
+        })
+    }
+
+    /// Same as `_fatal_error`.
+    #[cold]
+    pub(super) fn fail(&self, exception: &Obj, message: &str) -> Res<()> {
+        let told = finally(self.base().flush_held(), || {
+            self.base().tell_of(self.obj(), exception, message, Base::is_os_error(exception))
+        });
+        finally(told, || self.force_close(exception))
+    }
+
+    /// Same as `_call_connection_lost`.
+    pub(super) fn lose_connection(&self, exception: &Obj) -> Res<()> {
+        lose_connection(&**self, self.obj(), exception)
+    }
+}

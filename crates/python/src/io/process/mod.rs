@@ -1,0 +1,247 @@
+//! `SubprocessTransport`: a child process, its pipes and its end.
+//!
+//! CPython counterpart: `asyncio.base_subprocess.BaseSubprocessTransport` and the child watchers of `unix_events`. The child
+//! is started by `subprocess.Popen` (`aioxide._processes`), once per child; from there on it is native.
+//!
+//! | file         | one idea                                                        |
+//! |--------------|-----------------------------------------------------------------|
+//! | [`pipe`]     | the protocol of one of its pipes                                |
+//! | [`connect`]  | transports for the pipes, then `connection_made`                |
+//! | [`exit`]     | the child's end: noticed, told, waited for                      |
+//! | [`face`]     | the Python class                                                |
+//!
+//! Invariants:
+//! * The status is taken and published in one step of the loop's thread: nobody signals a number that is free again.
+//! * `connection_lost` comes once, after the status and the end of every pipe; what is told before `connection_made` waits.
+//! * The driver holds the transport while the child runs, so a child is never forgotten by dropping its transport.
+
+mod connect;
+mod exit;
+mod face;
+mod pipe;
+
+use crate::ffi::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+
+pub use connect::adopt;
+pub use exit::Notices;
+pub use face::build;
+
+use crate::ffi::{Class, Inst, Native, Obj, Raised, Ref, Res, Slot, Vector, Visit, exc};
+use crate::io::driver::Driver;
+use crate::name;
+use crate::objects::handle::{self, Handle};
+use crate::objects::scheduler::Scheduler;
+
+/// stdin, stdout, stderr.
+const PIPES: usize = 3;
+
+/// A call of the protocol that waits for `connection_made`: the callback and its arguments.
+type Call = (Ref, Vector);
+
+pub struct SubprocessTransport {
+    event_loop: Slot,
+    protocol: Slot,
+    /// The `subprocess.Popen`.
+    process: Slot,
+    pid: i32,
+    extra: Slot,
+    returncode: Cell<Option<i32>>,
+    /// Readable when the child has ended; none where the kernel refuses it, and a thread waits.
+    pidfd: RefCell<Option<OwnedFd>>,
+    /// Which pipes there are, and the protocol of each that is connected.
+    has_pipe: [bool; PIPES],
+    pipes: [Slot; PIPES],
+    /// None once `connection_made` is on its way.
+    pending: RefCell<Option<Vec<Call>>>,
+    /// Futures of `_wait`.
+    waiters: RefCell<Vec<Ref>>,
+    notices: Notices,
+    closed: Cell<bool>,
+    finished: Cell<bool>,
+}
+
+static CLASS: Class = Class::new();
+
+impl Native for SubprocessTransport {
+    fn class() -> &'static Class {
+        &CLASS
+    }
+
+    fn traverse(&self, visit: &Visit) {
+        self.slots().into_iter().chain(&self.pipes).for_each(|slot| visit.slot(slot));
+        if let Ok(pending) = self.pending.try_borrow() {
+            for (callback, arguments) in pending.iter().flatten() {
+                visit.obj(callback);
+                arguments.iter().for_each(|a| visit.obj(a));
+            }
+        }
+        if let Ok(waiters) = self.waiters.try_borrow() {
+            waiters.iter().for_each(|w| visit.obj(w));
+        }
+    }
+
+    fn clear(&self) {
+        self.slots().into_iter().chain(&self.pipes).for_each(Slot::clear);
+        let (pending, waiters) = (self.pending.take(), self.waiters.take());
+        drop((pending, waiters));
+    }
+
+    fn needs_finalizer(&self) -> bool {
+        !self.closed.get()
+    }
+}
+
+/// The Python class.
+pub fn class() -> Ref {
+    CLASS.type_object().to_ref()
+}
+
+impl SubprocessTransport {
+    fn slots(&self) -> [&Slot; 4] {
+        [&self.event_loop, &self.protocol, &self.process, &self.extra]
+    }
+
+    fn is_debug(&self) -> bool {
+        self.event_loop.get().is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.is_debug()))
+    }
+
+    /// What other processes can see comes after what was written before it.
+    fn flush_held(&self) -> Res<()> {
+        match self.event_loop.get().as_deref().and_then(Driver::of) {
+            Some(driver) => driver.held.flush(),
+            None => Ok(()),
+        }
+    }
+
+    /// The Popen.
+    ///
+    /// # Errors
+    /// ProcessLookupError after `connection_lost`.
+    fn process(&self) -> Res {
+        self.process.get().ok_or_else(|| Raised::bare(exc::process_lookup_error()))
+    }
+
+    /// `self._protocol.<method>(*arguments)` in the next turn, or after `connection_made`.
+    fn tell(&self, method: &Obj, arguments: &[&Obj]) -> Res<()> {
+        let callback = self.protocol.get_or_none().getattr(method)?;
+        self.call(&callback, arguments)
+    }
+
+    /// Same as `_call`.
+    fn call(&self, callback: &Obj, arguments: &[&Obj]) -> Res<()> {
+        if let Some(pending) = self.pending.borrow_mut().as_mut() {
+            pending.push((callback.to_ref(), Vector::new(arguments)));
+            return Ok(());
+        }
+        self.call_soon(callback, arguments)
+    }
+
+    /// `loop.call_soon`, by way of Python only if somebody has overridden it.
+    fn call_soon(&self, callback: &Obj, arguments: &[&Obj]) -> Res<()> {
+        let Some(event_loop) = self.event_loop.get() else {
+            return Ok(());
+        };
+        match Scheduler::of(&event_loop).filter(|s| s.is_direct()) {
+            Some(scheduler) => {
+                scheduler.check_submit()?;
+                handle::queue(scheduler, &Handle::new(callback, arguments, &event_loop, None)?)
+            }
+            None => {
+                let call: Vec<&Obj> = std::iter::once(callback).chain(arguments.iter().copied()).collect();
+                event_loop.getattr(name!("call_soon"))?.call_vector(&Vector::new(&call)).map(drop)
+            }
+        }
+    }
+
+    /// Same as `get_pipe_transport`: none if there is no such pipe, or it is not connected yet.
+    fn pipe_transport(&self, fd: usize) -> Option<Ref> {
+        self.pipes.get(fd)?.get()?.downcast::<pipe::PipeProtocol>()?.transport()
+    }
+}
+
+impl Inst<SubprocessTransport> {
+    /// The child's descriptor is readable.
+    ///
+    /// # Errors
+    /// Only SystemExit and KeyboardInterrupt.
+    pub fn run(&self) -> Res<()> {
+        match self.reap() {
+            Ok(()) => Ok(()),
+            Err(raised) => {
+                crate::io::report_stray(raised, self.event_loop.get(), self.obj(), "SubprocessTransport._reap()")
+            }
+        }
+    }
+
+    /// Same as `_pipe_data_received`.
+    fn on_pipe_data(&self, fd: &Obj, data: &Obj) -> Res<()> {
+        self.tell(name!("pipe_data_received"), &[fd, data])
+    }
+
+    /// Same as `_pipe_connection_lost`.
+    fn on_pipe_lost(&self, fd: &Obj, exception: &Obj) -> Res<()> {
+        self.tell(name!("pipe_connection_lost"), &[fd, exception])?;
+        self.try_finish()
+    }
+
+    /// Same as `close`: the pipes are closed, a child that still runs is killed.
+    fn close(&self) -> Res<()> {
+        if self.closed.replace(true) {
+            return Ok(());
+        }
+        let flushed = self.flush_held();
+        crate::io::finally(flushed, || crate::io::finally(self.close_pipes(), || self.kill_if_running()))
+    }
+
+    fn close_pipes(&self) -> Res<()> {
+        // On a closed loop nobody could be told of their end.
+        let is_open = |event_loop: &Ref| Scheduler::of(event_loop).is_some_and(|scheduler| !scheduler.closed.get());
+        if !self.event_loop.get().as_ref().is_some_and(is_open) {
+            return Ok(());
+        }
+        let mut outcome = Ok(());
+        for pipe in (0..PIPES).filter_map(|fd| self.pipe_transport(fd)) {
+            outcome = crate::io::finally(outcome, || pipe.call_method(name!("close"), []).map(drop));
+        }
+        outcome
+    }
+
+    fn kill_if_running(&self) -> Res<()> {
+        let Some(process) = self.process.get() else {
+            return Ok(());
+        };
+        if self.returncode.get().is_some() || !process.call_method(name!("poll"), [])?.is_none() {
+            return Ok(());
+        }
+        if self.is_debug() {
+            let format = crate::ffi::string("Close running child process: kill %r")?;
+            crate::objects::names::imports().logger.call_method(name!("warning"), [&*format, self.obj()])?;
+        }
+        match process.call_method(name!("kill"), []) {
+            // It has ended by itself, or is somebody else's by now (setuid).
+            Err(raised) if raised.matches(exc::process_lookup_error()) || raised.matches(exc::permission_error()) => {
+                raised.forget();
+                Ok(())
+            }
+            outcome => outcome.map(drop),
+        }
+    }
+
+    /// Same as `send_signal`; a child whose status is taken gets none.
+    fn send_signal(&self, signal: &Obj) -> Res<()> {
+        let process = self.process()?;
+        self.flush_held()?;
+        if self.returncode.get().is_some() {
+            return Ok(());
+        }
+        let kill = &crate::objects::names::imports().os_kill;
+        match kill.call([&*process.getattr(name!("pid"))?, signal]) {
+            Err(raised) if raised.matches(exc::process_lookup_error()) => {
+                raised.forget();
+                Ok(())
+            }
+            outcome => outcome.map(drop),
+        }
+    }
+}
