@@ -10,23 +10,30 @@ Steps, in this order:
   conformance  CPython's own asyncio tests
   scaling      (only if asked for) one loop, and two in two threads: how much more gets done
 
-The interpreter is --python, or python3.13t where there is one; it has its own environment and target folder. PyO3's
-declarations support free-threading from 3.14 on; those for 3.13t are complete for what is used here, and the version
-check is off.
+The interpreter is --python, or python3.13t where there is one, or built by ../shared/pythons/get-python.sh in --prefix
+(some minutes, once). It has its own environment and target folder. PyO3's declarations support free-threading from 3.14
+on; those for 3.13t are complete for what is used here, and the version check is off.
+
+What goes wrong between threads may ask for memory or time without end: no process that is started here gets more address
+space than --memory, and no step more than its limit in seconds.
 
 exit status: 0 if all passed, 1 if something did not, 2 if it cannot be told.
 """
 
 import argparse
+import contextlib
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+GET_PYTHON = ROOT.parent / "shared" / "pythons" / "get-python.sh"
 TARGET = ROOT / "target" / "free-threading"
 TESTS = ROOT / "tests" / "free_threading"
 #: These, and what imports third-party packages, run programs that need such.
@@ -49,9 +56,26 @@ def refuse(text):
     raise SystemExit(2)
 
 
-def run(command, **env):
+def limit_memory():
+    resource.setrlimit(resource.RLIMIT_AS, (options.memory << 20, options.memory << 20))
+
+
+def run(command, *, limit=1200, **env):
+    """In a session of its own, so that it can be ended as a whole; the conformance run ends its workers at SIGTERM."""
     command = [str(word) for word in command]
-    code = subprocess.run(command, cwd=ROOT, env={**os.environ, **ENVIRONMENT, **env}).returncode
+    env = {**os.environ, **ENVIRONMENT, **env}
+    with subprocess.Popen(command, cwd=ROOT, env=env, preexec_fn=limit_memory, start_new_session=True) as child:
+        try:
+            code = child.wait(limit)
+        except BaseException as error:
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(10)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise Failed(f"`{' '.join(command[:4])} ...` did not end within {limit} s") from None
+            raise
     if code:
         how = f"signal {-code}" if code < 0 else f"status {code}"
         raise Failed(f"`{' '.join(command[:4])} ...` ended with {how}")
@@ -69,17 +93,30 @@ def is_free_threaded(python):
 
 
 def find_python():
-    for python in [options.python] if options.python else ["python3.13t", "/opt/python3.13t/bin/python3.13t"]:
+    built = options.prefix / "bin" / "python3.13t"
+    for python in [options.python] if options.python else ["python3.13t", built]:
         if is_free_threaded(python):
             return os.path.realpath(shutil.which(python) or python)
-    refuse(f"{options.python or 'python3.13t'} is no free-threaded interpreter: give one with --python PATH")
+    if options.python:
+        refuse(f"{options.python} is no free-threaded interpreter")
+    if not GET_PYTHON.exists():
+        refuse(f"no python3.13t, and no {GET_PYTHON}: give a free-threaded interpreter with --python PATH")
+    say(f"building an interpreter in {options.prefix} (some minutes)")
+    options.prefix.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        run([GET_PYTHON, "3.13", "--free-threaded", "--prefix", options.prefix], limit=3600)
+    except Failed as error:
+        refuse(f"no free-threaded interpreter: {error}")
+    if not is_free_threaded(built):
+        refuse(f"{built} is no free-threaded interpreter")
+    return built.resolve()
 
 
 def make_environment(python):
     """The pure-Python packages that the tests need; those with C code have no wheels for every such interpreter."""
     ready = VENV / ".ready"
     wanted = re.findall(r"^pytest\S*==\S+", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
-    mark = "\n".join([python, *wanted])
+    mark = "\n".join([str(python), *wanted])
     if not ready.exists() or ready.read_text() != mark:
         run([python, "-m", "venv", "--clear", VENV])
         run([PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted])
@@ -105,17 +142,17 @@ def build(profile="dev"):
 
 
 def smoke():
-    run([PYTHON, TESTS / "smoke.py"])
+    run([PYTHON, TESTS / "smoke.py"], limit=60)
 
 
 def stress():
     for seed in range(1, options.rounds + 1):
-        run([PYTHON, "-X", "faulthandler", TESTS / "stress.py", options.seconds, 2 + seed % 4, seed])
+        run([PYTHON, "-X", "faulthandler", TESTS / "stress.py", options.seconds, 2 + seed % 4, seed], limit=options.seconds + 120)
 
 
 def misuse():
     for seed in range(1, options.rounds + 1):
-        run([PYTHON, TESTS / "misuse.py", options.seconds, 2 + seed % 4, seed])
+        run([PYTHON, TESTS / "misuse.py", options.seconds, 2 + seed % 4, seed], limit=options.seconds + 120)
 
 
 def unit():
@@ -145,12 +182,21 @@ STEPS = {f.__name__: f for f in (build, smoke, stress, misuse, unit, conformance
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", metavar="PATH", help="a free-threaded interpreter (default: python3.13t)")
+    parser.add_argument(
+        "--prefix", type=Path, default=ROOT / "target" / "python-free-threaded" / "3.13", metavar="DIR",
+        help="where a built interpreter is (default: target/python-free-threaded/3.13)",
+    )  # fmt: skip
+    parser.add_argument("--memory", type=int, default=6000, metavar="MIB", help="of a process (default: %(default)s)")
     parser.add_argument("--only", metavar="A,B", default="", help=f"only these of {', '.join(STEPS)}")
     parser.add_argument("--rounds", type=int, default=6, metavar="N", help="of stress and misuse (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=5, metavar="S", help="of each (default: %(default)s)")
     parser.add_argument("-j", dest="jobs", type=int, default=2, metavar="N", help="test modules at a time")
     global options, VENV, PYTHON, CARGO, PACKAGES
     options = parser.parse_args()
+    options.prefix = options.prefix.absolute()
+    # A background job starts with SIGINT ignored, which its children inherit; the tests of Ctrl-C would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     chosen = options.only.split(",") if options.only else [name for name in STEPS if name != "scaling"]
     for name in chosen:
         if name not in STEPS:
