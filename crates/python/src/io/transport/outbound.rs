@@ -17,7 +17,7 @@ use crate::ffi::{
 };
 use crate::io::driver::Driver;
 use crate::io::finally;
-use crate::io::pieces::{Piece, send_queued, sent};
+use crate::io::pieces::{Piece, queue_rest, send_queued, sent};
 use crate::name;
 
 pub(super) const SEND_FAILED: &str = "Fatal write error on socket transport";
@@ -36,7 +36,7 @@ impl SocketTransport {
     /// One `sendmsg` of what is queued.
     fn send_queued(&self) -> io::Result<usize> {
         let fd = self.descriptor();
-        send_queued(&self.queue.borrow(), |slices| socket::send_vectored(fd, slices))
+        send_queued(&self.queue, |slices| socket::send_vectored(fd, slices))
     }
 
     /// After the end of the connection a write is counted, and warned of from the fifth, never raised.
@@ -133,11 +133,7 @@ impl Inst<SocketTransport> {
             None => Piece(bytes_from(&bytes[std::mem::take(&mut done)..])?),
         };
         drop(view);
-        if done > 0 {
-            self.queue.borrow_mut().push_rest(piece, done);
-        } else {
-            self.queue.borrow_mut().push(piece);
-        }
+        queue_rest(&self.queue, piece, done);
         self.maybe_pause_protocol()
     }
 
@@ -216,10 +212,7 @@ impl Inst<SocketTransport> {
     fn flush(&self) -> Res<()> {
         match self.send_queued() {
             Ok(0) => return Ok(()),
-            Ok(count) => {
-                let done = self.queue.borrow_mut().advance(count);
-                drop(done);
-            }
+            Ok(_) => {}
             Err(e) => {
                 self.stop_writing()?;
                 self.discard();
