@@ -17,10 +17,11 @@ JOBS    ?= 2
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev release demo tour test test-rust test-python lint format layout typing bench conformance fuzz soundness loom clean
+.PHONY: help venv dev release demo tour test test-rust test-python lint format layout typing bench conformance fuzz soundness \
+  free-threading loom clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PYTHON=python3.13 chooses the interpreter (now: $(PYTHON), $(VERSION))"
 
 $(STAMP): requirements-dev.txt
@@ -87,6 +88,9 @@ fuzz: dev ## Random sequences of calls on both loops; FUZZ="--minutes 10 --seed 
 
 soundness: ## Debug interpreter with a refleak hunt; the inbox under loom; longer model tests
 	@$(PYTHON) tools/soundness.py
+
+free-threading: ## On an interpreter without a GIL: smoke, stress, tests and conformance (FREE_THREADED=python3.13t)
+	@$(PYTHON) tools/free_threading.py $(if $(FREE_THREADED),--python $(FREE_THREADED))
 
 loom: ## The inbox and the pools under loom
 	@RUSTFLAGS="--cfg loom" cargo test -q --locked -p aioxide-core --release --target-dir target/loom loom

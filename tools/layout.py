@@ -4,7 +4,7 @@
     python tools/layout.py --selftest       plant each violation in a temporary tree: it must be found
 
 Rules: dependencies point down the layers of each crate, and the core knows no Python; `unsafe` stays
-inside the two fences; every Rust file opens with `//!`; no `.unwrap()`, `todo!` or `unimplemented!`
+inside the two fences; native objects keep their state in the types of `ffi::cell`; every Rust file opens with `//!`; no `.unwrap()`, `todo!` or `unimplemented!`
 outside tests; no file above 600 lines without a reason; the Python layer takes nothing from asyncio's
 own loops but what the table below allows.
 
@@ -39,6 +39,10 @@ LAYERS = {
 }
 
 FENCES = ("crates/core/src/sys/", "crates/python/src/ffi/")
+
+#: What a free-threaded interpreter would touch from two threads at once, and where something stands in its place.
+CONFINED = {("std", "cell"), ("std", "rc"), ("core", "cell"), ("alloc", "rc")}
+HAS_CELLS = "crates/python/src/"
 
 MAX_LINES = 600
 #: Longer files, each with the reason why it is one idea nevertheless: path -> reason.
@@ -280,6 +284,19 @@ def check_unsafe(files: list[RustFile]) -> Iterator[Finding]:
             yield f.finding(found.start(), "the unsafe lint is not lifted outside the fences")
 
 
+def check_cells(files: list[RustFile]) -> Iterator[Finding]:
+    for f in files:
+        if not f.name.startswith(HAS_CELLS) or f.name.startswith(FENCES):
+            continue
+        named = [
+            (use.start(), path) for use in re.finditer(r"\buse\s+([^;]+);", f.code) for path in _expand(use[1])
+        ]
+        named += [(found.start(), _segments(found[0])) for found in re.finditer(r"\b\w+\s*::\s*\w+", f.code)]
+        for offset, path in named:
+            if tuple(path[:2]) in CONFINED:
+                yield f.finding(offset, f"`{'::'.join(path[:2])}` is for one thread: take it from `crate::ffi::cell`")
+
+
 def check_headers(root: Path) -> Iterator[Finding]:
     for path in sorted((root / "crates").rglob("*.rs")):
         name = path.relative_to(root)
@@ -384,6 +401,7 @@ def findings(root: Path) -> list[Finding]:
         *check_direction(files),
         *check_core_knows_no_python(root, files),
         *check_unsafe(files),
+        *check_cells(files),
         *check_headers(root),
         *check_panics(files),
         *check_length(root),

@@ -25,6 +25,7 @@ CLEAN = {
         "#[cfg(test)]\nmod tests {\n    fn t() { Some(1).unwrap(); todo!() }\n}\n"
     ),
     "crates/python/src/lib.rs": "//! The binding.\npub mod ffi;\npub mod objects;\npub mod surface;\n",
+    "crates/python/src/ffi/cell.rs": "//! Cells.\npub use std::cell::Cell;\n",
     "crates/python/src/ffi/mod.rs": (
         "//! Fence.\n#[macro_export]\nmacro_rules! call { () => { unsafe { $crate::ffi::f() } } }\n"
         "mod inner { use super::Obj; }\n"
@@ -32,7 +33,7 @@ CLEAN = {
     "crates/python/src/objects/names.rs": (
         "//! Names.\n#[macro_export]\nmacro_rules! name { () => { $crate::ffi::Name } }\n"
     ),
-    "crates/python/src/objects/future/mod.rs": "//! Future.\nuse super::names;\nuse crate::name;\n",
+    "crates/python/src/objects/future/mod.rs": "//! Future.\nuse super::names;\nuse crate::ffi::cell::Cell;\nuse crate::name;\n",
     "crates/python/src/surface/mod.rs": "//! Top.\nuse crate::{ffi::Obj, objects::future, name};\n",
     "python/aioxide/_loop.py": (
         '"""asyncio.BaseEventLoop in a docstring."""\n'
@@ -149,6 +150,19 @@ PLANTS = [
         "crates/core/src/reactor/mod.rs",
         "unsafe impl Send for X {}\n",
         "unsafe outside",
+    ),
+    Plant(
+        "a cell for one thread",
+        "crates/python/src/objects/names.rs",
+        "use std::{mem, cell::{Cell, RefCell}};\n",
+        "`std::cell` is for one thread",
+    ),
+    Plant(
+        "a count for one thread",
+        "crates/python/src/surface/mod.rs",
+        "struct X {\n    a: std::rc::Rc<u8>,\n}\n",
+        "`std::rc` is for one thread",
+        2,
     ),
     Plant(
         "the lint lifted",

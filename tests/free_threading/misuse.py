@@ -8,8 +8,11 @@ deadlock, and no internal error. The exit code is 0 if it was so.
 import asyncio
 import faulthandler
 import gc
+import logging
 import os
 import random
+import resource
+import signal
 import socket
 import sys
 import threading
@@ -20,6 +23,8 @@ import warnings
 import aioxide
 
 LIMIT_S = 60
+#: Of memory: what is not needed any more is freed while it goes on.
+LIMIT_MIB = 500
 KEPT = 30
 
 failures = []
@@ -39,6 +44,7 @@ class Shared:
         self.loop = aioxide.new_event_loop()
         self.loop.set_exception_handler(lambda loop, context: note(context.get("exception")))
         self.futures, self.tasks, self.handles, self.transports, self.iterators = [], [], [], [], []
+        self.datagrams, self.readers, self.writers, self.processes = [], [], [], []
         self.socket, self.peer = socket.socketpair()
         self.socket.setblocking(False)
         self.peer.setblocking(False)
@@ -71,6 +77,23 @@ class Protocol(asyncio.Protocol):
     def data_received(self, data):
         if len(data) < 100:
             self.transport.write(data[:1])
+
+
+class Datagrams(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, address):
+        if len(data) < 100:
+            self.transport.sendto(data[:1], address)
+
+
+class Child(asyncio.SubprocessProtocol):
+    def connection_made(self, transport):
+        keep(shared.processes, transport)
+
+    def pipe_data_received(self, fd, data):
+        pass
 
 
 ACTIONS = []
@@ -244,6 +267,93 @@ def write(s, rng):
 
 
 @action
+def open_more(s, rng):
+    """Coroutines that end with a transport, which the loop's own thread keeps."""
+
+    def kept(task, place):
+        if not task.cancelled() and not task.exception():
+            keep(place, task.result()[0])
+
+    def start(coro, place):
+        task = keep(s.tasks, s.loop.create_task(coro))
+        task.add_done_callback(lambda task: kept(task, place))
+
+    match rng.randrange(40):
+        case 0 | 1:
+            start(s.loop.create_datagram_endpoint(Datagrams, local_addr=("127.0.0.1", 0)), s.datagrams)
+        case 2 | 3:
+            read, write = os.pipe()
+            start(s.loop.connect_read_pipe(Protocol, open(read, "rb", 0)), s.readers)
+            start(s.loop.connect_write_pipe(asyncio.BaseProtocol, open(write, "wb", 0)), s.writers)
+        case 4:
+            start(s.loop.subprocess_exec(Child, "cat"), s.processes)
+
+
+@action
+def send_datagram(s, rng):
+    transport = pick(rng, s.datagrams)
+    other = pick(rng, s.datagrams)
+    match rng.randrange(6):
+        case 0 | 1:
+            transport.sendto(b"x" * rng.choice((0, 1, 10_000)), other.get_extra_info("sockname"))
+        case 2:
+            transport.set_protocol(Datagrams())
+        case 3:
+            transport.set_write_buffer_limits(rng.randrange(100))
+            transport.get_write_buffer_size(), transport.get_write_buffer_limits()
+        case 4:
+            repr(transport), transport.is_closing(), transport.get_protocol()
+        case 5:
+            if rng.random() < 0.2:
+                rng.choice((transport.close, transport.abort))()
+
+
+@action
+def meddle_with_pipe(s, rng):
+    match rng.randrange(6):
+        case 0 | 1:
+            pick(rng, s.writers).write(bytes(rng.choice((10, 100_000))))
+        case 2:
+            pick(rng, s.writers).write_eof() if rng.random() < 0.2 else pick(rng, s.writers).can_write_eof()
+        case 3:
+            reader = pick(rng, s.readers)
+            rng.choice((reader.pause_reading, reader.resume_reading))()
+        case 4:
+            transport = pick(rng, s.readers + s.writers)
+            repr(transport), transport.is_closing(), transport.get_extra_info("pipe"), transport.get_protocol()
+        case 5:
+            if rng.random() < 0.2:
+                pick(rng, s.readers + s.writers).close()
+
+
+@action
+def meddle_with_process(s, rng):
+    transport = pick(rng, s.processes)
+    match rng.randrange(5):
+        case 0:
+            repr(transport), transport.get_pid(), transport.get_returncode(), transport.get_protocol()
+        case 1:
+            pipe = transport.get_pipe_transport(rng.randrange(3))
+            pipe.write(b"x") if hasattr(pipe, "write") else pipe.pause_reading()
+        case 2:
+            transport.get_extra_info("subprocess").poll()
+        case 3:
+            if rng.random() < 0.2:
+                transport.send_signal(rng.choice((signal.SIGTERM, signal.SIGCONT)))
+        case 4:
+            if rng.random() < 0.2:
+                transport.close()
+
+
+@action
+def handle_signal(s, rng):
+    if rng.random() < 0.5:
+        s.loop.add_signal_handler(signal.SIGUSR1, len, "abc")
+    else:
+        s.loop.remove_signal_handler(signal.SIGUSR1)
+
+
+@action
 def watch(s, rng):
     match rng.randrange(3):
         case 0:
@@ -322,6 +432,7 @@ def main():
     if hasattr(sys, "_is_gil_enabled"):
         print(f"GIL: {sys._is_gil_enabled()}, seed {seed}", flush=True)
     warnings.simplefilter("ignore")
+    logging.disable()
     sys.unraisablehook = threading.excepthook = lambda args: note(args.exc_value)
     faulthandler.enable()
     faulthandler.dump_traceback_later(seconds + LIMIT_S, exit=True)
@@ -340,7 +451,10 @@ def main():
                 pass
             job.join(0.05)
     print(", ".join(f"{name} {done}+{raised}" for name, (done, raised) in sorted(outcomes.items())))
-    print(f"{sum(map(sum, outcomes.values()))} calls, {len(failures)} internal errors")
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    print(f"{sum(map(sum, outcomes.values()))} calls, {used} MiB, {len(failures)} internal errors")
+    if used > LIMIT_MIB:
+        failures.append(f"{used} MiB of memory were used")
     for text in failures[:3]:
         print(text)
     sys.stdout.flush()

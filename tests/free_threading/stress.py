@@ -109,6 +109,57 @@ async def echo(rng):
         await writer.wait_closed()
 
 
+async def datagrams(rng):
+    """Both ends are this loop's; on loopback nothing that fits is lost."""
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Queue()
+
+    class Receiver(asyncio.DatagramProtocol):
+        def datagram_received(self, data, address):
+            arrived.put_nowait(data)
+
+    receiver, _ = await loop.create_datagram_endpoint(Receiver, local_addr=("127.0.0.1", 0))
+    address = receiver.get_extra_info("sockname")
+    sender, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, remote_addr=address)
+    for _ in range(CALLS // 4):
+        data = rng.randbytes(rng.choice((0, 1, 1000)))
+        sender.sendto(data)
+        if await arrived.get() != data:
+            fail("the datagram is not what was sent")
+        count("datagrams")
+    sender.close()
+    receiver.close()
+    await asyncio.sleep(0)
+
+
+async def pipe(rng):
+    loop = asyncio.get_running_loop()
+    reading, writing = os.pipe()
+    stream = asyncio.StreamReader()
+    reader, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), open(reading, "rb", 0))
+    writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, open(writing, "wb", 0))
+    data = rng.randbytes(100_000)
+    writer.write(data)
+    if await stream.readexactly(len(data)) != data:
+        fail("the pipe gives what was not written")
+    writer.close()
+    await stream.read()
+    reader.close()
+    await asyncio.sleep(0)
+    count("pipes")
+
+
+async def child(rng):
+    status = rng.randrange(256)
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", f"cat; exit {status}", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    data = rng.randbytes(1000)
+    if await process.communicate(data) != (data, None) or process.returncode != status:
+        fail("the child gives what is not its own")
+    count("children")
+
+
 async def switches():
     queue = asyncio.Queue(1)
 
@@ -195,7 +246,9 @@ async def round_of(loop, rng):
     target.thread = threading.get_ident()
     targets.append(target)
     try:
-        work = [echo(rng), switches(), timers(rng), executor(), futures(rng), names()]
+        work = [echo(rng), switches(), timers(rng), executor(), futures(rng), names(), datagrams(rng), pipe(rng)]
+        if rng.random() < 0.2:
+            work.append(child(rng))
         rng.shuffle(work)
         await asyncio.wait_for(asyncio.gather(*work[: rng.randrange(1, len(work) + 1)]), LIMIT_S)
         for coro in work:

@@ -9,6 +9,7 @@
 //! * An entry owns what it needs; dropping the queue drops the references, nothing else has to be told.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aioxide_core::kernel::Inbox;
 use aioxide_core::ready::Ready as ReadyQueue;
@@ -64,7 +65,7 @@ pub struct Scheduler {
     inbox: Arc<Inbox<CrossThread<Entry>>>,
     pipe: Arc<WakePipe>,
     /// `threading.get_ident()` of the thread inside run_forever, 0 if none is.
-    owner: Cell<u64>,
+    owner: AtomicU64,
     /// Debug mode; changed by `set_debug`.
     pub debug: Cell<bool>,
     pub closed: Cell<bool>,
@@ -91,7 +92,7 @@ impl Scheduler {
             cancelled_timers: Cell::new(0),
             inbox: Arc::new(Inbox::new()),
             pipe: Arc::new(WakePipe::new()?),
-            owner: Cell::new(0),
+            owner: AtomicU64::new(0),
             debug: Cell::new(false),
             closed: Cell::new(false),
             overridden: Cell::new(false),
@@ -174,23 +175,39 @@ impl Scheduler {
 
     /// Same as `BaseEventLoop._check_thread`.
     pub fn check_thread(&self) -> Res<()> {
-        let owner = self.owner.get();
+        let owner = self.owner();
         if owner == 0 || owner == thread_ident() {
             return Ok(());
         }
         Err(Raised::runtime("Non-thread-safe operation invoked on an event loop other than the current one"))
     }
 
+    #[inline]
     pub fn owner(&self) -> u64 {
-        self.owner.get()
+        self.owner.load(Ordering::Relaxed)
     }
 
-    pub fn set_owner(&self, ident: u64) {
-        self.owner.set(ident);
+    /// This thread runs the loop from now on.
+    ///
+    /// # Errors
+    /// RuntimeError if a thread does already: without a GIL two may have asked at the same time.
+    pub fn claim(&self) -> Res<()> {
+        match self.owner.compare_exchange(0, thread_ident(), Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Raised::runtime("This event loop is already running")),
+        }
+    }
+
+    pub fn disclaim(&self) {
+        self.owner.store(0, Ordering::Release);
     }
 
     pub fn is_running(&self) -> bool {
-        self.owner.get() != 0
+        self.owner() != 0
+    }
+
+    pub fn is_anothers(&self) -> bool {
+        self.is_running() && self.owner() != thread_ident()
     }
 
     // --- timers -------------------------------------------------------------------------------------------------
@@ -255,7 +272,7 @@ impl Scheduler {
     /// RuntimeError if the loop is closed.
     pub fn submit_threadsafe(&self, entry: Entry) -> Res<()> {
         self.check_closed()?;
-        if self.owner.get() == thread_ident() {
+        if self.owner() == thread_ident() {
             // From the loop's own thread the order among call_soon calls must hold, and nobody sleeps.
             self.push(entry);
             return Ok(());
@@ -291,7 +308,7 @@ impl Scheduler {
     #[cold]
     fn move_inbox(&self) {
         // Another thread that misuses `call_soon` must not take what wakes the sleeping owner.
-        if self.owner.get() != 0 && self.owner.get() != thread_ident() {
+        if self.is_anothers() {
             return;
         }
         let mut arrived = Vec::new();

@@ -10,7 +10,7 @@
 //! A datagram is received into the loop's buffer, asyncio's `max_size` of bytes, and copied into a `bytes` of its size. Its
 //! sender's address is made here as `socket.recvfrom` would make it.
 
-use std::cell::Cell;
+use crate::ffi::cell::Cell;
 use std::io::ErrorKind;
 
 use aioxide_core::reactor::Direction;

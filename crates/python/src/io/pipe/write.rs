@@ -22,7 +22,7 @@ use crate::ffi::{
 use crate::io::base::Base;
 use crate::io::finally;
 use crate::io::flow::Flow;
-use crate::io::pieces::{Piece, send_queued, sent};
+use crate::io::pieces::{Piece, queue_rest, send_queued, sent};
 use crate::io::poll::READ_ALL;
 use crate::name;
 
@@ -197,11 +197,7 @@ impl Inst<WritePipeTransport> {
         };
         let is_first = self.queue.borrow().is_empty();
         // Queued before anything that can run code, which may write here, too.
-        if done > 0 {
-            self.queue.borrow_mut().push_rest(piece, done);
-        } else {
-            self.queue.borrow_mut().push(piece);
-        }
+        queue_rest(&self.queue, piece, done);
         drop(view);
         if is_first {
             if let Err(raised) = self.start_writing() {
@@ -229,16 +225,9 @@ impl Inst<WritePipeTransport> {
     /// Same as `_write_ready`.
     pub(super) fn on_writable(&self) -> Res<()> {
         let fd = self.pipe.fd.get();
-        let outcome = send_queued(&self.queue.borrow(), |slices| file::write_vectored(fd, slices));
-        match outcome {
-            Ok(count) => {
-                let done = self.queue.borrow_mut().advance(count);
-                drop(done);
-            }
-            Err(e) => {
-                self.discard();
-                return finally(self.writer.stop(&self.pipe, self.obj()), || self.write_failed(Raised::os(&e)));
-            }
+        if let Err(e) = send_queued(&self.queue, |slices| file::write_vectored(fd, slices)) {
+            self.discard();
+            return finally(self.writer.stop(&self.pipe, self.obj()), || self.write_failed(Raised::os(&e)));
         }
         if self.unsent_bytes() != 0 {
             return Ok(());

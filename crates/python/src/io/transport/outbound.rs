@@ -16,7 +16,7 @@ use crate::ffi::{
     Context, Inst, Obj, Raised, ReadBuffer, Ref, Res, bytes_from, bytes_of, import_attr, is_bytes_like, none, str_of,
 };
 use crate::io::driver::Driver;
-use crate::io::pieces::{Piece, send_queued, sent};
+use crate::io::pieces::{Piece, queue_rest, send_queued, sent};
 use crate::io::{finally, report_stray};
 use crate::name;
 
@@ -36,7 +36,7 @@ impl SocketTransport {
     /// One `sendmsg` of what is queued.
     fn send_queued(&self) -> io::Result<usize> {
         let fd = self.descriptor();
-        send_queued(&self.queue.borrow(), |slices| socket::send_vectored(fd, slices))
+        send_queued(&self.queue, |slices| socket::send_vectored(fd, slices))
     }
 
     /// After the end of the connection a write is counted, and warned of from the fifth, never raised.
@@ -134,11 +134,7 @@ impl Inst<SocketTransport> {
             None => Piece(bytes_from(&bytes[std::mem::take(&mut done)..])?),
         };
         drop(view);
-        if done > 0 {
-            self.queue.borrow_mut().push_rest(piece, done);
-        } else {
-            self.queue.borrow_mut().push(piece);
-        }
+        queue_rest(&self.queue, piece, done);
         self.maybe_pause_protocol()
     }
 
@@ -218,10 +214,7 @@ impl Inst<SocketTransport> {
     fn flush(&self) -> Res<()> {
         match self.send_queued() {
             Ok(0) => return Ok(()),
-            Ok(count) => {
-                let done = self.queue.borrow_mut().advance(count);
-                drop(done);
-            }
+            Ok(_) => {}
             Err(e) => {
                 self.stop_writing()?;
                 self.discard();

@@ -8,7 +8,7 @@ use aioxide_core::kernel::poll_timeout;
 use aioxide_core::sys::clock;
 
 use super::{EventLoop, create, debug};
-use crate::ffi::{BoolExt, Context, Inst, Obj, Raised, Ref, Res, float, float_value, import, none, thread_ident};
+use crate::ffi::{BoolExt, Context, Inst, Obj, Raised, Ref, Res, float, float_value, import, none};
 use crate::io::{self, wakeup_fd};
 use crate::objects::names::imports;
 use crate::objects::scheduler::Entry;
@@ -209,7 +209,7 @@ impl<'a> Running<'a> {
         self.old_hooks = Some(sys.call_method(name!("get_asyncgen_hooks"), [])?);
         sys.call_method_kw(name!("set_asyncgen_hooks"), [&*first, &*last], kwnames!("firstiter", "finalizer"))?;
         wakeup_fd::begin_run(self.this.scheduler.pipe().writer_fd())?;
-        self.this.scheduler.set_owner(thread_ident());
+        self.this.scheduler.claim()?;
         imports().set_running_loop.call1(me)?;
         Ok(())
     }
@@ -218,10 +218,13 @@ impl<'a> Running<'a> {
     /// the program.
     fn end(self, r: Res<()>) -> Res<()> {
         let mut first = r.err().map(Raised::take);
-        // Dropping the last task may run code that calls stop(): of this run, not of the next one.
-        registry::withdraw(&self.this.scheduler, self.this.obj());
-        self.this.stopping.set(false);
-        self.this.scheduler.set_owner(0);
+        // Unless another thread was quicker to run the loop.
+        if !self.this.scheduler.is_anothers() {
+            // Dropping the last task may run code that calls stop(): of this run, not of the next one.
+            registry::withdraw(&self.this.scheduler, self.this.obj());
+            self.this.stopping.set(false);
+            self.this.scheduler.disclaim();
+        }
         self.this.run_from.clear();
         for step in [
             Running::flush,
