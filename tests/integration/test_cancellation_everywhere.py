@@ -476,8 +476,8 @@ def test_cancelled_at_each_point(run, of, name, loop_of_case):
     async def main():
         with contextlib.ExitStack() as stack:
             make, undo, least = await SCENARIOS[of, name](name, asyncio.get_running_loop(), stack)
-            # A child that is killed takes its time.
-            is_patient = of in ("process", "asyncio") or name.startswith("subprocess")
+            # asyncio shields its wait for the child that it has killed.
+            is_patient = loop_of_case == "asyncio" and (of in ("process", "asyncio") or name.startswith("subprocess"))
             await at_every_point(make, undo, least=least, is_patient=is_patient)
         await turns(3)
 
