@@ -36,11 +36,11 @@ class Load:
     """What the load process does (`load.py` has a function of the scenario's name); travels as JSON."""
 
     scenario: str = "ping_pong"
-    network: str = "tcp"  # or "unix", or "udp", whose messages are requests
     connections: int = 100
     request: str = ""  # Latin-1
     answer: int = 0  # bytes that answer a request; 0: the request itself, an echo; -1: one HTTP response
     together: int = 1  # requests that leave in one send
+    network: str = "tcp"  # or "unix", or "udp", whose messages are requests
 
 
 @dataclass(frozen=True)

@@ -296,7 +296,6 @@ TRANSPORT_NAMES = [
 TRANSPORT_MISSING = {
     "_buffer": "the queue of chunks",
     "_buffer_size": "of 3.15",
-    "_empty_waiter": "sendfile waits by it",
     "_high_water": "get_write_buffer_limits() tells it",
     "_low_water": "get_write_buffer_limits() tells it",
     "_protocol_connected": "inner state",

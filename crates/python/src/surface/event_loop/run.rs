@@ -106,7 +106,7 @@ pub(super) fn time(this: &Inst<EventLoop>) -> Res<f64> {
 }
 
 /// Run one entry. Only SystemExit and KeyboardInterrupt come out.
-#[inline]
+#[inline(always)]
 pub(super) fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
     let scheduler = &this.scheduler;
     let outcome = match entry {
