@@ -40,7 +40,7 @@ use super::transport::Extra;
 use super::{address, finally, socket_object};
 use crate::ffi::{Class, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, index_value, none, socket_fd, tuple};
 use crate::name;
-use crate::objects::handle::Handle;
+use crate::objects::handle::{self, Handle};
 use crate::objects::scheduler::{Entry, Scheduler};
 
 /// Continuations of a transport in the ready queue.
@@ -225,8 +225,11 @@ impl Inst<DatagramTransport> {
         };
         let exception = raised.take();
         let callback = self.obj().getattr(callback)?;
-        let handle = Handle::new(&callback, &[], &event_loop, self.read_context.get().as_deref())?;
-        handle.report(Raised::raise(exception), Some(event_loop.clone()), &callback, tuple([]))
+        let reported = Handle::new(&callback, &[], &event_loop, self.read_context.get().as_deref())?;
+        if self.base.is_debug() {
+            reported.set_source_traceback(handle::current_stack()?);
+        }
+        reported.report(Raised::raise(exception), Some(event_loop.clone()), &callback, tuple([]))
     }
 
     fn set_up(&self, scheduler: &Scheduler, driver: &Driver, protocol: &Obj) -> Res<()> {

@@ -8,7 +8,7 @@ use super::exit::Notices;
 use super::pipe::PipeProtocol;
 use super::{PIPES, SubprocessTransport};
 use crate::ffi::trampoline::Definition;
-use crate::ffi::{Obj, Owned, Raised, Ref, Res, Slot, dict, index_value, none};
+use crate::ffi::{Inst, Obj, Owned, Raised, Ref, Res, Slot, dict, index_value, none};
 use crate::io::base::{self, Base};
 use crate::io::finally;
 use crate::tasks::coroutine::{self, Frame};
@@ -63,8 +63,13 @@ pub fn adopt(
         finished: Cell::new(false),
     })?;
     me.base.protocol.set_object(protocol);
-    let connecting = connect_pipes(me.obj(), waiter)?;
-    event_loop.call_method(name!("create_task"), [&*connecting])?;
+    if has_pipe.contains(&true) {
+        let connecting = connect_pipes(me.obj(), waiter)?;
+        event_loop.call_method(name!("create_task"), [&*connecting])?;
+    } else {
+        me.announce()?;
+        base::wake(waiter)?;
+    }
     me.watch_for_exit(event_loop, by_pidfd)?;
     Ok(me)
 }
@@ -77,22 +82,18 @@ fn pipe_names() -> [&'static Obj; PIPES] {
 /// Same as `_connect_pipes`.
 fn connect_pipes(owner: &Obj, waiter: &Obj) -> Res {
     coroutine::start("SubprocessTransport._connect_pipes", [owner, waiter, none()], |frame| async move {
-        let connected = connect_each(&frame).await;
+        let connected = connect_each(&frame).await.and_then(|()| owner_of(&frame)?.announce());
         let waiter = frame.local(WAITER);
         match connected {
-            Ok(()) => {
-                announce(&frame)?;
-                base::wake(&waiter)?;
-                Ok(none().to_ref())
-            }
-            Err(raised) if raised.is_exit() => Err(raised),
+            Ok(()) => base::wake(&waiter)?,
+            Err(raised) if raised.is_exit() => return Err(raised),
             Err(raised) => {
                 let exception = raised.take();
                 let released = release_pipes(&frame);
                 finally(released, || base::fail(&waiter, &exception))?;
-                Ok(none().to_ref())
             }
         }
+        Ok(none().to_ref())
     })
 }
 
@@ -133,18 +134,19 @@ fn start_connecting(frame: &Frame, fd: usize, name: &Obj) -> Res<Option<Ref>> {
     owner.base.event_loop()?.call_method(connect, [&*factory, &*file]).map(Some)
 }
 
-/// `connection_made`, then what has happened before it.
-fn announce(frame: &Frame) -> Res<()> {
-    let owner = owner_of(frame)?;
-    let connection_made = owner.base.protocol.object().getattr(name!("connection_made"))?;
-    owner.call_soon(&connection_made, &[owner.obj()])?;
-    let pending = owner.pending.take().unwrap_or_default();
-    for (callback, arguments) in pending {
-        let arguments = arguments.to_refs();
-        let arguments: Vec<&Obj> = arguments.iter().map(|a| &**a).collect();
-        owner.call_soon(&callback, &arguments)?;
+impl Inst<SubprocessTransport> {
+    /// `connection_made`, then what has happened before it.
+    fn announce(&self) -> Res<()> {
+        let connection_made = self.base.protocol.object().getattr(name!("connection_made"))?;
+        self.call_soon(&connection_made, &[self.obj()])?;
+        let pending = self.pending.take().unwrap_or_default();
+        for (callback, arguments) in pending {
+            let arguments = arguments.to_refs();
+            let arguments: Vec<&Obj> = arguments.iter().map(|a| &**a).collect();
+            self.call_soon(&callback, &arguments)?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// A pipe could not be connected: no descriptor of the others is left open.
