@@ -58,10 +58,7 @@ pub fn send_queued(
     Ok(count)
 }
 
-fn send_front(
-    queue: &Outbound<Piece>,
-    send: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
-) -> io::Result<usize> {
+fn send_front(queue: &Outbound<Piece>, send: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); FEW_SLICES];
     let n = queue.slices(&mut slices);
     if n < FEW_SLICES {
