@@ -17,7 +17,7 @@ JOBS    ?= 2
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev release demo tour test test-rust test-python lint format layout typing bench conformance soundness \
+.PHONY: help venv dev release demo tour test test-rust test-python lint format layout typing bench conformance fuzz soundness \
   free-threading loom clean
 
 help: ## Show this list
@@ -54,8 +54,9 @@ test: layout test-rust test-python ## Everything that must hold, on this Python
 test-rust: ## The core's tests, without an interpreter
 	@cargo test -q --locked -p aioxide-core
 
-test-python: dev ## Unit tests, tour, nativeness gate and conformance
+test-python: dev ## Unit tests, tour, nativeness gate, fuzzer and conformance
 	@$(PY) -m pytest -q
+	@$(PY) -m fuzz --jobs $(JOBS)
 	@$(PY) tests/conformance/run.py -j $(JOBS)
 
 conformance: dev ## CPython's own asyncio tests, all groups
@@ -81,6 +82,9 @@ typing: dev ## mypy on the package and on users' code, stubtest on the extension
 
 layout: ## The layers' direction and the unsafe fence
 	@$(PYTHON) tools/layout.py
+
+fuzz: dev ## Random sequences of calls on both loops; FUZZ="--minutes 10 --seed 5"
+	@$(PY) -m fuzz --jobs $(JOBS) $(FUZZ)
 
 soundness: ## Debug interpreter with a refleak hunt; the inbox under loom; longer model tests
 	@$(PYTHON) tools/soundness.py

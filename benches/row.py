@@ -7,6 +7,7 @@ How a row is measured is its `way`, and decides what its body `run` is called wi
 
     thread      run(repeats)      CPU time of the loop's thread, divided by repeats * ops
     process     run(repeats)      the same, of all threads of the worker: where part of the work is another thread's
+    children    run(repeats)      the same, and of the processes that it has started and waited for
     served      run(sock, stop)   a server on a listening socket until `stop` is done; the load process does what `load` says and measures
     memory      run() or run(sock, stop)   returns the bytes itself, in a process that does nothing else
 """
@@ -23,6 +24,7 @@ GROUPS = {
     "network": "CPU time of the server per request",
     "several writes": "CPU time of the server per request",
     "threads": "CPU time of all threads per operation",
+    "processes": "CPU time of all threads per process started",
     "applications": "CPU time of the server per request",
     "latency": "time till the answer (not CPU time)",
     "memory": "bytes",

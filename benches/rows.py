@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from benches import (
     rows_apps,
+    rows_files,
     rows_latency,
     rows_memory,
     rows_network,
+    rows_processes,
     rows_scheduler,
     rows_sock,
     rows_threads,
@@ -17,8 +19,10 @@ ROWS: list[Row] = [
     *rows_scheduler.ROWS,
     *rows_network.ROWS,
     *rows_sock.ROWS,
+    *rows_files.ROWS,
     *rows_network.SEVERAL_WRITES,
     *rows_threads.ROWS,
+    *rows_processes.ROWS,
     *rows_apps.ROWS,
     *rows_latency.ROWS,
     *rows_memory.ROWS,

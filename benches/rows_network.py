@@ -32,6 +32,7 @@ def listen(network: str = "tcp") -> socket.socket:
     """
     if network == "udp":
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * KIB)  # or less; a request of each client fits
         sock.bind(("127.0.0.1", 0))
         return sock
     if network == "unix":

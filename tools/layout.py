@@ -314,7 +314,7 @@ def check_panics(files: list[RustFile]) -> Iterator[Finding]:
 
 def check_length(root: Path) -> Iterator[Finding]:
     seen = set()
-    for folder in ("crates", "python", "tools", "tests", "benches", "examples"):
+    for folder in ("crates", "python", "tools", "tests", "benches", "examples", "fuzz"):
         for path in sorted((root / folder).rglob("*")):
             name = path.relative_to(root).as_posix()
             if path.suffix not in (".rs", ".py", ".pyi") or "/target/" in name:

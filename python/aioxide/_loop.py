@@ -24,10 +24,11 @@ from ._datagram import Datagrams
 from ._executor import Executors
 from ._inner import Inner
 from ._not_yet import NotYet
-from ._processes import Processes
 from ._pipes import Pipes
+from ._processes import Processes
 from ._reports import Reports
 from ._resolve import Resolving
+from ._sendfile import Sendfile
 from ._serve import Serving
 from ._signals import Signals
 from ._unix import UnixSockets
@@ -51,6 +52,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Serving,
     Processes,
     Pipes,
+    Sendfile,
     Signals,
     UnixSockets,
     Datagrams,

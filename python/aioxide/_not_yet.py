@@ -1,22 +1,16 @@
-"""What a later release brings. Until then each method raises NotImplementedError naming it.
-
-The table is the class body. The methods are coroutine functions where asyncio's are, with asyncio's
-signatures.
-"""
+"""What a later release brings: TLS. Until then whatever asks for it gets NotImplementedError."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
-from typing import Any
+from typing import Any, NoReturn
 
 from ._part import LoopPart
 
 __all__ = ["NotYet", "not_yet"]
 
 TLS = "TLS is"
-SENDFILE = "sendfile is"
 
 
 def not_yet(feature: str) -> NotImplementedError:
@@ -24,30 +18,10 @@ def not_yet(feature: str) -> NotImplementedError:
     return NotImplementedError(f"aioxide: {feature} not implemented yet")
 
 
-def _missing(name: str, feature: str) -> Any:
-    abstract = getattr(asyncio.AbstractEventLoop, name)
-    method: Any
-    if inspect.iscoroutinefunction(abstract):
-
-        @functools.wraps(abstract)
-        async def method(self: LoopPart, *args: Any, **kwargs: Any) -> Any:
-            raise not_yet(feature)
-
-    else:
-
-        @functools.wraps(abstract)
-        def method(self: LoopPart, *args: Any, **kwargs: Any) -> Any:
-            raise not_yet(feature)
-
-    method.__module__ = "aioxide"
-    method.__qualname__ = f"EventLoop.{name}"
-    method.__doc__ = f"Raises NotImplementedError: {feature} not implemented yet."
-    return method
-
-
 class NotYet(LoopPart):
-    """The methods that only say what is missing."""
+    """The method that only says what is missing."""
 
-    start_tls = _missing("start_tls", TLS)
-    sendfile = _missing("sendfile", SENDFILE)
-    sock_sendfile = _missing("sock_sendfile", SENDFILE)
+    @functools.wraps(asyncio.AbstractEventLoop.start_tls, assigned=())
+    async def start_tls(self, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override]
+        """Raise NotImplementedError: TLS is not implemented yet."""
+        raise not_yet(TLS)

@@ -33,9 +33,9 @@ __all__ = ["LoopPart", "stdlib_mentions"]
 
 
 def stdlib_mentions(function: object, name: str) -> bool:
-    """True when the stdlib's function uses a global or attribute of this name."""
+    """True when the stdlib's function uses a global, an attribute or a local variable of this name."""
     code = getattr(function, "__code__", None)
-    return name in getattr(code, "co_names", ())
+    return name in (*getattr(code, "co_names", ()), *getattr(code, "co_varnames", ()))
 
 
 class LoopPart(asyncio.AbstractEventLoop):
@@ -61,6 +61,11 @@ class LoopPart(asyncio.AbstractEventLoop):
         #: The dict that the native loop looks into when a signal comes.
         _signal_handlers: dict[int, asyncio.Handle]
 
+        def _sendfile(
+            self, sock: Any, file: int, offset: int, count: int | None, size: int, always: bool
+        ) -> Coroutine[Any, Any, int]: ...
+        def _set_aside(self, transport: object) -> None: ...
+        def _take_back(self, transport: object) -> None: ...
         def _claim_signals(self) -> None: ...
         def _release_signals(self) -> None: ...
 

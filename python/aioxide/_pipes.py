@@ -21,7 +21,7 @@ __all__ = ["Pipes"]
 class Pipes(LoopPart):
     """The part of the loop that makes transports of pipes."""
 
-    async def connect_read_pipe(
+    async def connect_read_pipe(  # type: ignore[override]
         self, protocol_factory: ProtocolFactory, pipe: Any
     ) -> tuple[asyncio.ReadTransport, asyncio.BaseProtocol]:
         """Read from a file object: a pipe, a socket or a character device.
@@ -41,7 +41,7 @@ class Pipes(LoopPart):
             logger.debug("Read pipe %r connected: (%r, %r)", pipe.fileno(), transport, protocol)
         return transport, protocol
 
-    async def connect_write_pipe(
+    async def connect_write_pipe(  # type: ignore[override]
         self, protocol_factory: ProtocolFactory, pipe: Any
     ) -> tuple[asyncio.WriteTransport, asyncio.BaseProtocol]:
         """Write to a file object: a pipe, a socket or a character device.

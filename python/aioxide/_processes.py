@@ -236,7 +236,7 @@ class Processes(LoopPart):
             raise
         except BaseException:
             transport.close()
-            await asyncio.shield(transport._wait())
+            await transport._wait()
             raise
         return transport
 

@@ -29,7 +29,7 @@ _is_coroutine_function = getattr(coroutines, "_iscoroutinefunction", None) or co
 class Signals(LoopPart):
     """The part of the loop that installs and removes signal handlers."""
 
-    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """Call `callback(*args)` in the loop whenever the signal comes. Main thread only.
 
         Same as `loop.add_signal_handler`: it replaces the signal's handler, this loop's or not. ValueError for a number

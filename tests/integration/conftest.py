@@ -1,8 +1,12 @@
-"""Fixtures of the tests of write gathering."""
+"""Fixtures of the tests of write gathering, of signals and of sendfile."""
+
+import os
+import signal
 
 import pytest
+from files import CONTENT
 from gathering import warm
-from peers import Recorder, connect
+from peers import TOO_MUCH, Recorder, connect
 
 
 @pytest.fixture(params=["cold", "warm"])
@@ -23,3 +27,40 @@ def pair(temperature):
         return protocol, peer
 
     return pair
+
+
+@pytest.fixture
+def signals_untouched():
+    """Handlers and the wake-up descriptor are as before."""
+    numbers = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGRTMIN)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert signal.set_wakeup_fd(-1) == -1
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.fixture
+def own_pipe():
+    """A pipe of the program's own."""
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+@pytest.fixture(scope="session")
+def sent_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sendfile") / "content"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture(scope="session")
+def large_file(tmp_path_factory):
+    """More than a connection's buffers hold."""
+    path = tmp_path_factory.mktemp("sendfile") / "large"
+    with path.open("wb") as file:
+        file.truncate(TOO_MUCH)
+    return path

@@ -43,7 +43,7 @@ async def slow_handles(loop, seen):
     loop.call_soon(sleep, LONG_S)
     box.append(loop.call_soon(cancels_itself, box))
     loop.call_soon_threadsafe(slow, "threadsafe")
-    loop.call_later(0.001, slow, "later")
+    loop.call_later(100, slow, "later")  # the slow ones before it put the clock forward
     loop.call_at(loop.time(), slow, "at")
     cancelled = loop.call_soon(slow, "cancelled")
     cancelled.cancel()

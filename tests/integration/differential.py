@@ -30,6 +30,8 @@ _NOISE = [
     (re.compile(r"(127\.0\.0\.\d+):\d+"), r"\1:PORT"),
     (re.compile(r"(/[\w.-]+)+\.py:\d+"), "FILE"),
     (re.compile(r"\b_?\w*SocketTransport\b"), "SocketTransport"),
+    (re.compile(r"\b_Unix(Read|Write)PipeTransport\b"), r"\1PipeTransport"),
+    (re.compile(r"\b_Selector(Datagram)?Transport\b"), "DatagramTransport"),
     (re.compile(r"\b_UnixSelectorEventLoop\b"), "EventLoop"),
     (re.compile(r"\d+\.\d+ms"), "TIME"),
 ]

@@ -240,3 +240,165 @@ def test_a_child_that_goes_on_with_the_loop_takes_nothing_from_its_parent():
         capture_output=True, text=True, timeout=40,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "well\n"), done.stderr
+
+
+# --- a loop of the child's own, while the parent's runs ------------------------------------------
+
+OWN_LOOP = textwrap.dedent("""
+    import asyncio, atexit, os, signal, socket, sys, threading
+    name, ending = sys.argv[1:]
+    if name == "aioxide":
+        import aioxide
+        make = aioxide.EventLoop
+    else:
+        make = asyncio.SelectorEventLoop
+
+    async def echo(reader, writer):
+        while data := await reader.read(100):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def talks():
+        # All that a program does: streams, plain sockets, timers, threads, watchers, names.
+        loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        streams = [await asyncio.open_connection(*server.sockets[0].getsockname()) for _ in range(5)]
+        for number, (reader, writer) in enumerate(streams):
+            writer.write(b"%d" % number)
+        for number, (reader, writer) in enumerate(streams):
+            assert await reader.readexactly(1) == b"%d" % number
+            writer.close()
+            await writer.wait_closed()
+        here, there = socket.socketpair()
+        for sock in (here, there):
+            sock.setblocking(False)
+        data, received = os.urandom(1_000_000), bytearray()
+        async def receive():
+            while len(received) < len(data):
+                received.extend(await loop.sock_recv(there, 65536))
+        await asyncio.gather(loop.sock_sendall(here, data), receive())
+        assert received == data
+        here.close(); there.close()
+        assert await asyncio.gather(*(loop.run_in_executor(None, int, str(n)) for n in range(20))) == list(range(20))
+        woken = loop.create_future()
+        threading.Timer(0.01, loop.call_soon_threadsafe, (woken.set_result, None)).start()
+        await asyncio.wait_for(woken, 10)
+        assert (await loop.getaddrinfo("127.0.0.1", 80))
+        server.close()
+        await loop.shutdown_default_executor()
+        return 7
+
+    def child():
+        atexit.register(lambda: os.write(1, b"atexit of the child\\n"))
+        # The interpreter has forgotten the running loop in the child (3.12+); before, it is told.
+        asyncio._set_running_loop(None)
+        other = make()
+        asyncio.set_event_loop(other)
+        assert other.run_until_complete(asyncio.wait_for(talks(), 20)) == 7
+        other.close()
+        if ending == "_exit":
+            os._exit(5)
+        if ending == "exit":
+            sys.exit(5)  # through the frames of the parent's loop
+        if ending == "close":
+            # What the child inherited may be closed by it: those are its own copies.
+            try:
+                sys.exit(5)
+            finally:
+                loop.stop()
+
+    async def main():
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        rounds = 0
+        over = asyncio.Event()
+        async def traffic():
+            nonlocal rounds
+            while not over.is_set():
+                writer.write(b"%08d" % rounds)
+                assert await reader.readexactly(8) == b"%08d" % rounds
+                rounds += 1
+                await asyncio.sleep(0)
+        task = asyncio.create_task(traffic())
+        await asyncio.sleep(0.01)
+        pids = []
+        me = os.getpid()
+        def fork():
+            pid = os.fork()
+            if pid == 0:
+                child()
+            pids.append(pid)
+        for _ in range(3):
+            loop.call_soon(fork)
+            await asyncio.sleep(0.005)
+        assert os.getpid() == me
+        statuses = await asyncio.gather(*(asyncio.to_thread(os.waitpid, pid, 0) for pid in pids))
+        assert [os.waitstatus_to_exitcode(status) for _, status in statuses] == [5, 5, 5]
+        before = rounds
+        await asyncio.sleep(0.02)
+        assert rounds > before
+        over.set()
+        await task
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        assert await talks() == 7
+
+    loop = make()
+    pid = os.getpid()
+    try:
+        loop.run_until_complete(asyncio.wait_for(main(), 40))
+    finally:
+        if os.getpid() == pid or ending == "close":
+            loop.close()
+    os.write(1, b"well\\n")
+""")
+
+
+@pytest.mark.parametrize("ending", ["_exit", "exit", "close"])
+def test_a_child_forked_by_a_running_loop_runs_one_of_its_own(loop_name, ending):
+    if loop_name == "asyncio" and ending != "_exit":
+        pytest.skip("asyncio's loop, closed or collected in the child, changes the epoll set of its parent")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OWN_LOOP, loop_name, ending], capture_output=True, text=True, timeout=50
+    )
+    exits = [] if ending == "_exit" else ["atexit of the child"] * 3
+    assert (done.returncode, done.stdout.splitlines()) == (0, [*exits, "well"]), done.stderr
+
+
+WAKEUP = textwrap.dedent("""
+    import asyncio, os, signal, sys
+    import aioxide
+
+    def wakeup_file():
+        fd = signal.set_wakeup_fd(-1, warn_on_full_buffer=False)
+        assert fd != -1
+        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+        return os.fstat(fd).st_ino
+
+    async def main():
+        return wakeup_file()
+
+    async def parent():
+        mine = wakeup_file()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                asyncio._set_running_loop(None)
+                other = aioxide.EventLoop()
+                status = 0 if other.run_until_complete(main()) != mine else 2
+            finally:
+                os._exit(status)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    loop = aioxide.EventLoop()
+    loop.run_until_complete(parent())
+    loop.close()
+""")
+
+
+def test_a_signal_in_the_child_wakes_the_childs_loop_and_not_the_parents():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", WAKEUP], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr

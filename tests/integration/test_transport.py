@@ -529,3 +529,33 @@ def test_streams_talk_over_it(run):
         await server.wait_closed()
 
     run(main)
+
+
+def test_a_connection_lost_that_raises_after_the_last_write_is_reported(run, reports):
+    """close() waits for what is queued; then connection_lost runs inside of the writer."""
+
+    class Raising(Recorder):
+        def connection_lost(self, exception):
+            super().connection_lost(exception)
+            raise ZeroDivisionError("in connection_lost")
+
+    async def main():
+        protocol, peer = await connect(Raising)
+        protocol.transport.write(b"x" * 8_000_000)
+        assert protocol.transport.get_write_buffer_size() > 0
+        protocol.transport.close()
+        received = await asyncio.to_thread(read_all, peer)
+        await protocol.until(lambda: "lost" in " ".join(map(str, protocol.calls)))
+        await asyncio.sleep(0)
+        peer.close()
+        return received
+
+    assert run(main) == 8_000_000
+    assert [exception for _, exception in reports.take()] == [ZeroDivisionError]
+
+
+def read_all(peer):
+    count = 0
+    while data := peer.recv(1 << 20):
+        count += len(data)
+    return count

@@ -21,6 +21,7 @@ import time
 import warnings
 
 import network_scenarios  # noqa: F401
+import pipe_scenarios  # noqa: F401
 import scheduler_scenarios  # noqa: F401
 from scenario import SCENARIOS, Settings
 

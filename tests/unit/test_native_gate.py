@@ -19,6 +19,7 @@ import asyncio.unix_events
 import collections
 import functools
 import gc
+import io
 import os
 import selectors
 import socket
@@ -144,6 +145,40 @@ async def echoes(loop, watch):
     await server.wait_closed()
 
 
+class Relay(Endpoint):
+    """What comes out of one pipe goes into another."""
+
+    into = None
+
+    def data_received(self, data):
+        self.into.transport.write(data)
+
+
+class Drain(Pinger):
+    """The pinger of a loop of pipes, which writes to another than it reads from."""
+
+    def ping(self):
+        self.out.transport.write(self.message)
+
+
+async def pipe_echoes(loop, watch):
+    """The same over two pipes."""
+    (there_out, there_in), (back_out, back_in) = os.pipe(), os.pipe()
+    ends = Endpoint(loop), Relay(loop), Endpoint(loop), Drain(loop)
+    first, relay, back, last = ends
+    relay.into, last.out = back, first
+    await loop.connect_write_pipe(lambda: first, io.FileIO(there_in, "wb"))
+    await loop.connect_read_pipe(lambda: relay, io.FileIO(there_out, "rb"))
+    await loop.connect_write_pipe(lambda: back, io.FileIO(back_in, "wb"))
+    await loop.connect_read_pipe(lambda: last, io.FileIO(back_out, "rb"))
+    with watch:
+        last.ping()
+        assert await last.done == N * len(last.message)
+    for end in ends:
+        end.transport.close()
+        assert await end.lost is None
+
+
 async def stream_echoes(loop, watch):
     """The same with asyncio's streams, whose own code may run for now."""
     served = loop.create_future()
@@ -247,7 +282,7 @@ async def socket_calls(loop, watch):
         await echoing
 
 
-WORK = [echoes, stream_echoes, timers, task_switches, tasks_and_futures, socket_calls]
+WORK = [echoes, pipe_echoes, stream_echoes, timers, task_switches, tasks_and_futures, socket_calls]
 each_work = pytest.mark.parametrize("work", WORK, ids=lambda work: work.__name__)
 
 

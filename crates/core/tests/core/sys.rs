@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aioxide_core::net::Address;
 use aioxide_core::reactor::{Direction, Reactor};
+use aioxide_core::sys::file::{self, Kind};
 use aioxide_core::sys::{epoll, pipe::WakePipe, socket};
 use rustix::io::{Errno, FdFlags, fcntl_getfd};
 
@@ -288,4 +289,109 @@ fn a_bad_descriptor_or_number_is_an_error_and_no_panic() {
     let long = Address::UnixPath(vec![b'x'; 200]);
     let socket = socket::socket(AF_UNIX, SOCK_STREAM, 0).unwrap();
     assert!(socket::bind(socket.as_raw_fd(), &long).is_err());
+}
+
+#[test]
+fn a_descriptor_says_what_it_is_of() {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let open = |path: &str| std::fs::File::open(path).unwrap();
+    assert_eq!(file::kind(reader.as_raw_fd()).unwrap(), Kind::Fifo);
+    assert_eq!(file::kind(writer.as_raw_fd()).unwrap(), Kind::Fifo);
+    assert_eq!(file::kind(ours.as_raw_fd()).unwrap(), Kind::Socket);
+    assert_eq!(file::kind(open("/dev/null").as_raw_fd()).unwrap(), Kind::CharDevice);
+    assert_eq!(file::kind(open("/").as_raw_fd()).unwrap(), Kind::Other);
+    assert_eq!(file::kind(open("/proc/self/exe").as_raw_fd()).unwrap(), Kind::Other);
+    assert_eq!(errno(file::kind(-1)), Some(Errno::BADF));
+}
+
+#[test]
+fn a_pipe_reads_and_writes_without_blocking() {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (reader_fd, writer_fd) = (reader.as_raw_fd(), writer.as_raw_fd());
+    for fd in [reader_fd, writer_fd, writer_fd] {
+        file::set_nonblocking(fd).unwrap();
+        assert!(socket::is_non_blocking(fd));
+    }
+    let mut room = [MaybeUninit::uninit(); 8];
+    assert_eq!(errno(file::read(reader_fd, &mut room)), Some(Errno::AGAIN));
+    assert_eq!(file::write(writer_fd, b"abc").unwrap(), 3);
+    assert_eq!(file::write_vectored(writer_fd, &[IoSlice::new(b"de"), IoSlice::new(b"f")]).unwrap(), 3);
+    let mut buffer = [0; 4];
+    assert_eq!(file::read_into(reader_fd, &mut buffer).unwrap(), 4);
+    assert_eq!(&buffer, b"abcd");
+    assert_eq!(file::read(reader_fd, &mut room).unwrap(), 2);
+    let full = vec![0; 1 << 20];
+    let written = file::write(writer_fd, &full).unwrap();
+    assert!(written < full.len());
+    assert_eq!(errno(file::write(writer_fd, b"x")), Some(Errno::AGAIN));
+    let slices = vec![IoSlice::new(b"x"); socket::MAX_SLICES + 1];
+    assert_eq!(errno(file::write_vectored(writer_fd, &slices)), Some(Errno::AGAIN));
+    drop(writer);
+    drop(reader);
+    assert_eq!(errno(file::write(-1, b"x")), Some(Errno::BADF));
+}
+
+#[test]
+fn the_end_of_a_pipe_is_zero_bytes_and_a_reader_gone_is_epipe() {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    drop(writer);
+    assert_eq!(file::read_into(reader.as_raw_fd(), &mut [0]).unwrap(), 0);
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    drop(reader);
+    assert_eq!(errno(file::write(writer.as_raw_fd(), b"x")), Some(Errno::PIPE));
+}
+
+const SOCK_DGRAM: i32 = 2;
+
+fn datagram_socket(address: &Address) -> std::os::fd::OwnedFd {
+    let socket = socket::socket(address.family(), SOCK_DGRAM, 0).unwrap();
+    socket::bind(socket.as_raw_fd(), address).unwrap();
+    socket
+}
+
+#[test]
+fn a_datagram_comes_with_its_senders_address() {
+    let nowhere = Address::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+    let (one, other) = (datagram_socket(&nowhere), datagram_socket(&nowhere));
+    let (from, to) = (one.as_raw_fd(), other.as_raw_fd());
+    let (here, there) = (socket::local_address(from).unwrap(), socket::local_address(to).unwrap());
+    let mut buffer = [0; 16];
+    assert_eq!(errno(socket::recv_from(to, &mut buffer)), Some(Errno::AGAIN));
+    for message in [&b"a datagram"[..], b""] {
+        assert_eq!(socket::send_to(from, message, &there).unwrap(), message.len());
+        assert_eq!(socket::recv_from(to, &mut buffer).unwrap(), (message.len(), Some(here.clone())));
+        assert_eq!(&buffer[..message.len()], message);
+    }
+}
+
+#[test]
+fn what_does_not_fit_of_a_datagram_is_lost() {
+    let nowhere = Address::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+    let (one, other) = (datagram_socket(&nowhere), datagram_socket(&nowhere));
+    let (from, to) = (one.as_raw_fd(), other.as_raw_fd());
+    let there = socket::local_address(to).unwrap();
+    socket::send_to(from, b"too long", &there).unwrap();
+    socket::send_to(from, b"next", &there).unwrap();
+    let mut buffer = [0; 4];
+    assert_eq!(socket::recv_from(to, &mut buffer).unwrap().0, 4);
+    assert_eq!(&buffer, b"too ");
+    assert_eq!(socket::recv_from(to, &mut buffer).unwrap().0, 4);
+    assert_eq!(&buffer, b"next");
+    assert_eq!(errno(socket::send_to(from, &[0; 70_000], &there)), Some(Errno::MSGSIZE));
+}
+
+#[test]
+fn a_unix_datagram_comes_from_a_name_or_from_nobody() {
+    let name =
+        |suffix: &str| Address::UnixAbstract(format!("aioxide-core-{}-{suffix}", std::process::id()).into_bytes());
+    let (one, other) = (datagram_socket(&name("one")), datagram_socket(&name("other")));
+    let nobody = socket::socket(AF_UNIX, SOCK_DGRAM, 0).unwrap();
+    let mut buffer = [0; 16];
+    socket::send_to(one.as_raw_fd(), b"named", &name("other")).unwrap();
+    assert_eq!(socket::recv_from(other.as_raw_fd(), &mut buffer).unwrap(), (5, Some(name("one"))));
+    socket::send_to(nobody.as_raw_fd(), b"unnamed", &name("other")).unwrap();
+    assert_eq!(socket::recv_from(other.as_raw_fd(), &mut buffer).unwrap(), (7, None));
+    assert_eq!(errno(socket::send_to(nobody.as_raw_fd(), b"x", &name("nobody"))), Some(Errno::CONNREFUSED));
+    assert_eq!(errno(socket::recv_from(-1, &mut buffer)), Some(Errno::BADF));
 }

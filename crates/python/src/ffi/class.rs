@@ -244,6 +244,17 @@ impl Obj {
             None
         }
     }
+
+    /// The same for a class that nothing can be derived from: a comparison, also where it is none.
+    #[inline]
+    pub fn downcast_exact<T: Native>(&self) -> Option<&Inst<T>> {
+        if T::class().is_exact(self) {
+            // SAFETY: just checked.
+            Some(unsafe { &*ptr::from_ref(self).cast::<Inst<T>>() })
+        } else {
+            None
+        }
+    }
 }
 
 impl Ref {

@@ -265,6 +265,7 @@ pub mod exc {
         keyboard_interrupt = PyExc_KeyboardInterrupt,
         not_implemented_error = PyExc_NotImplementedError,
         os_error = PyExc_OSError,
+        connection_error = PyExc_ConnectionError,
         overflow_error = PyExc_OverflowError,
         permission_error = PyExc_PermissionError,
         process_lookup_error = PyExc_ProcessLookupError,

@@ -77,7 +77,7 @@ impl Base {
     }
 
     pub fn is_debug(&self) -> bool {
-        self.event_loop.get().is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.is_debug()))
+        self.event_loop.get().is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.debug.get()))
     }
 
     /// The context of a callback that is asked for now.
@@ -96,17 +96,17 @@ impl Base {
     }
 
     /// `loop.call_soon(callback, *arguments)`, by way of Python only if somebody has overridden it.
-    pub fn call_soon<const N: usize>(&self, scheduler: &Scheduler, callback: &Obj, arguments: [&Obj; N]) -> Res<()> {
+    pub fn call_soon(&self, scheduler: &Scheduler, callback: &Obj, arguments: &[&Obj]) -> Res<()> {
         let event_loop = self.event_loop()?;
         let context = self.context.get();
-        if scheduler.is_direct() {
+        if scheduler.direct.get() {
             scheduler.check_submit()?;
-            let handle = Handle::new(callback, &arguments, &event_loop, context.as_deref())?;
+            let handle = Handle::new(callback, arguments, &event_loop, context.as_deref())?;
             return handle::queue(scheduler, &handle);
         }
         let call_soon = event_loop.getattr(name!("call_soon"))?;
         let mut all = vec![callback];
-        all.extend(arguments);
+        all.extend_from_slice(arguments);
         match &context {
             Some(context) => {
                 all.push(context);
@@ -119,7 +119,7 @@ impl Base {
     /// `call_soon(protocol.connection_made, me)`
     pub fn schedule_made(&self, scheduler: &Scheduler, me: &Obj) -> Res<()> {
         let connection_made = self.protocol.object().getattr(name!("connection_made"))?;
-        self.call_soon(scheduler, &connection_made, [me])
+        self.call_soon(scheduler, &connection_made, &[me])
     }
 
     /// `call_soon(me._call_connection_lost, exception)`
@@ -129,7 +129,7 @@ impl Base {
             return Ok(());
         };
         let callback = me.getattr(name!("_call_connection_lost"))?;
-        self.call_soon(scheduler, &callback, [exception])
+        self.call_soon(scheduler, &callback, &[exception])
     }
 
     /// A write after the end: counted, and warned of from the fifth, never raised.
@@ -197,4 +197,12 @@ pub fn wake(waiter: &Obj) -> Res<()> {
         None if waiter.call_method(name!("cancelled"), [])?.is_true()? => Ok(()),
         None => waiter.call_method(name!("set_result"), [none()]).map(drop),
     }
+}
+
+/// Raise `exception` where the waiter is awaited, unless it is cancelled.
+pub fn fail(waiter: &Obj, exception: &Obj) -> Res<()> {
+    if waiter.call_method(name!("cancelled"), [])?.is_true()? {
+        return Ok(());
+    }
+    waiter.call_method(name!("set_exception"), [exception]).map(drop)
 }

@@ -183,6 +183,15 @@ impl Driver {
         drop(removed);
     }
 
+    /// End the wait of a coroutine for this descriptor, as if it were ready: it is about to be closed.
+    pub fn end_wait(&self, fd: RawFd, d: Direction) -> Res<()> {
+        let waits = matches!(self.reactor.borrow().as_ref().and_then(|r| r.get(fd, d)), Some(Watcher::Future(_)));
+        match if waits { self.take(fd, d)? } else { None } {
+            Some(Watcher::Future(future)) => super::run(&future, d as u32),
+            _ => Ok(()),
+        }
+    }
+
     pub fn is_watched_by(&self, fd: RawFd, d: Direction, me: &Obj) -> bool {
         match self.reactor.borrow().as_ref().and_then(|r| r.get(fd, d)) {
             Some(Watcher::Native(watcher)) => watcher.is(me),

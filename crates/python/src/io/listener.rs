@@ -173,7 +173,7 @@ impl Inst<Listener> {
     }
 
     fn connect(&self, event_loop: &Obj, accepted: OwnedFd, peer: Option<Address>) -> Res<()> {
-        let is_debug = Scheduler::of(event_loop).is_some_and(|s| s.is_debug());
+        let is_debug = Scheduler::of(event_loop).is_some_and(|s| s.debug.get());
         let sock = socket_object::adopt(accepted, self.kind)?;
         let peer = peer.and_then(Endpoint::of);
         if is_debug {

@@ -23,6 +23,7 @@ mod poll;
 pub mod process;
 mod protocol;
 mod receive;
+pub mod sendfile;
 pub mod signals;
 pub mod sock;
 mod socket_object;
@@ -63,29 +64,29 @@ pub fn build() -> Res<()> {
 /// Only SystemExit and KeyboardInterrupt come out; everything else goes to the exception handler.
 #[inline]
 pub fn run(work: &Obj, what: u32) -> Res<()> {
-    if let Some(transport) = work.downcast::<SocketTransport>() {
+    if let Some(transport) = work.downcast_exact::<SocketTransport>() {
         return transport.run(what);
     }
-    if let Some(transport) = work.downcast::<DatagramTransport>() {
+    if let Some(transport) = work.downcast_exact::<DatagramTransport>() {
         return transport.run(what);
     }
     // What a `sock_*` coroutine waits for.
     if let Some(future) = Fut::of_exact(work) {
         return if future.core.is_pending() { future.set_result(none().to_ref()) } else { Ok(()) };
     }
-    if let Some(pipe) = work.downcast::<ReadPipeTransport>() {
+    if let Some(pipe) = work.downcast_exact::<ReadPipeTransport>() {
         return pipe.run(what);
     }
-    if let Some(pipe) = work.downcast::<WritePipeTransport>() {
+    if let Some(pipe) = work.downcast_exact::<WritePipeTransport>() {
         return pipe.run(what);
     }
-    if let Some(call) = work.downcast::<Call>() {
+    if let Some(call) = work.downcast_exact::<Call>() {
         return Call::deliver(call);
     }
-    if let Some(listener) = work.downcast::<Listener>() {
+    if let Some(listener) = work.downcast_exact::<Listener>() {
         return listener.run();
     }
-    if let Some(child) = work.downcast::<SubprocessTransport>() {
+    if let Some(child) = work.downcast_exact::<SubprocessTransport>() {
         return child.run();
     }
     // The loop itself: for its signals.
@@ -96,11 +97,13 @@ pub fn run(work: &Obj, what: u32) -> Res<()> {
 /// asyncio does not tell.
 #[cold]
 pub fn describe(work: &Obj, what: u32) -> Res<String> {
-    let listener = work.downcast::<Listener>();
+    let listener = work.downcast_exact::<Listener>();
     let callback = if listener.is_some() {
         "_accept_connection"
-    } else if work.downcast::<SubprocessTransport>().is_some() {
+    } else if work.downcast_exact::<SubprocessTransport>().is_some() {
         "_reap"
+    } else if work.downcast_exact::<Call>().is_some() || Fut::of_exact(work).is_some() {
+        return str_of(&*work.repr()?);
     } else {
         transport::callback_name(what)
     };

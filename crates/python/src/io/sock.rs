@@ -272,7 +272,7 @@ async fn retry(frame: &Rc<Frame>, d: Direction, mut call: impl FnMut(&Obj) -> Re
 ///
 /// # Errors
 /// RuntimeError if a transport uses the descriptor; OSError as epoll has it; what is thrown in.
-async fn ready(frame: &Frame, d: Direction) -> Res<()> {
+pub(super) async fn ready(frame: &Frame, d: Direction) -> Res<()> {
     let future = Owned::new(Future::default())?;
     let watch = {
         let (event_loop, sock) = (frame.local(LOOP), frame.local(SOCK));
@@ -314,7 +314,7 @@ fn check(frame: &Frame) -> Res<()> {
         driver.held.flush()?;
     }
     socket_object::refuse_tls(&sock)?;
-    let is_debug = Scheduler::of(&event_loop).is_some_and(|s| s.is_debug());
+    let is_debug = Scheduler::of(&event_loop).is_some_and(|s| s.debug.get());
     if is_debug {
         let timeout = sock.call_method(name!("gettimeout"), [])?;
         if timeout.is_none() || float_value(&timeout)? != 0.0 {

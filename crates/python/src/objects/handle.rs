@@ -302,7 +302,7 @@ impl Inst<Handle> {
         }
         if let Some(event_loop) = self.event_loop.get() {
             if let Some(scheduler) = Scheduler::of(&event_loop) {
-                if scheduler.is_debug() {
+                if scheduler.debug.get() {
                     // Keep a representation: the callback is about to be dropped.
                     self.frozen_repr.put(repr(self)?);
                 }
@@ -535,7 +535,7 @@ fn hash(this: &Inst<Handle>) -> Res<isize> {
 
 /// The wake-up builtin of a task is recognised by the tasks layer; here only `call_soon`'s own work is done.
 pub fn queue(scheduler: &Scheduler, handle: &Owned<Handle>) -> Res<()> {
-    if scheduler.is_debug() {
+    if scheduler.debug.get() {
         handle.set_source_traceback(current_stack()?);
     }
     scheduler.push(Entry::Handle(handle.clone()));

@@ -54,7 +54,6 @@ imports! {
     constants = "asyncio"."constants",
     transport_socket_class = "asyncio.trsock"."TransportSocket",
     read_transport_class = "asyncio.transports"."ReadTransport",
-    write_transport_class = "asyncio.transports"."WriteTransport",
     transport_class = "asyncio.transports"."Transport",
     subprocess_transport_class = "asyncio.transports"."SubprocessTransport",
     protocol_class = "asyncio.protocols"."Protocol",
@@ -95,6 +94,7 @@ imports! {
     futures_timeout_error = "concurrent.futures"."TimeoutError",
     pool_globals = "concurrent.futures.thread"."__dict__",
     reentrant_lock = "_thread"."RLock",
+    sendfile_not_available = "asyncio.exceptions"."SendfileNotAvailableError",
     set_wakeup_fd = "signal"."set_wakeup_fd",
     queue_empty = "queue"."Empty",
 }

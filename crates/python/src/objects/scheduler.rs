@@ -66,13 +66,14 @@ pub struct Scheduler {
     pipe: Arc<WakePipe>,
     /// `threading.get_ident()` of the thread inside run_forever, 0 if none is.
     owner: AtomicU64,
-    debug: Cell<bool>,
+    /// Debug mode; changed by `set_debug`.
+    pub debug: Cell<bool>,
     pub closed: Cell<bool>,
     /// `call_soon` is somebody's own method, which must be asked.
     overridden: Cell<bool>,
     /// Completions may go straight into the queue: nobody has overridden `call_soon`, and debug mode is off. With it on, all
     /// work is a handle, as asyncio's, which knows where it was made and can be named.
-    direct: Cell<bool>,
+    pub direct: Cell<bool>,
     /// Address of the task that is published as the current one (D6); 0 if none is.
     pub published: Cell<usize>,
     /// `hash(loop)`, for the dict of current tasks.
@@ -118,11 +119,6 @@ impl Scheduler {
         Scheduler::of(event_loop).filter(|s| s.direct.get())
     }
 
-    #[inline]
-    pub fn is_debug(&self) -> bool {
-        self.debug.get()
-    }
-
     pub fn set_debug(&self, enabled: bool) {
         self.debug.set(enabled);
         self.direct.set(!enabled && !self.overridden.get());
@@ -130,12 +126,7 @@ impl Scheduler {
 
     pub fn set_overridden(&self, overridden: bool) {
         self.overridden.set(overridden);
-        self.direct.set(!overridden && !self.is_debug());
-    }
-
-    #[inline]
-    pub fn is_direct(&self) -> bool {
-        self.direct.get()
+        self.direct.set(!overridden && !self.debug.get());
     }
 
     // --- ready work ---------------------------------------------------------------------------------------------

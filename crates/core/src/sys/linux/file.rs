@@ -1,6 +1,6 @@
-//! Reading and writing by descriptor, of what need not be a socket: pipes, terminals, other character devices.
+//! Reading and writing by descriptor, of what need not be a socket: pipes, terminals, other character devices, files.
 //!
-//! CPython counterpart: `os.read`, `os.write`, `os.fstat`, `os.set_blocking`.
+//! CPython counterpart: `os.read`, `os.write`, `os.sendfile`, `os.lseek`, `os.fstat`, `os.set_blocking`.
 //!
 //! Invariants: whether a call blocks is up to the descriptor (`set_nonblocking`), there is no flag for a single call; nor is
 //! there one against SIGPIPE, which the interpreter ignores. `EINTR` is returned to the caller.
@@ -9,7 +9,8 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, fstat};
+use rustix::io::Errno;
 
 use super::fd::borrow;
 use super::socket::MAX_SLICES;
@@ -70,6 +71,19 @@ pub fn write(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
 #[inline]
 pub fn write_vectored(fd: RawFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     Ok(rustix::io::writev(borrow(fd)?, &slices[..slices.len().min(MAX_SLICES)])?)
+}
+
+/// `sendfile(2)` of at most `size` bytes, from `offset` in the file, whose own position stays.
+pub fn send_file(socket: RawFd, file: RawFd, offset: i64, size: usize) -> io::Result<usize> {
+    let mut offset = u64::try_from(offset).map_err(|_| Errno::INVAL)?;
+    Ok(rustix::fs::sendfile(borrow(socket)?, borrow(file)?, Some(&mut offset), size)?)
+}
+
+/// `lseek(2)` from the beginning.
+pub fn seek(file: RawFd, position: i64) -> io::Result<()> {
+    let position = u64::try_from(position).map_err(|_| Errno::INVAL)?;
+    rustix::fs::seek(borrow(file)?, SeekFrom::Start(position))?;
+    Ok(())
 }
 
 /// What reading a terminal gives whose other end is closed.

@@ -80,7 +80,7 @@ fn call_connection_lost(this: &This, exception: &Obj) -> Res {
 }
 
 fn read_ready(this: &This) -> Res {
-    done(this.read())
+    done(this.read().map(drop))
 }
 
 fn sendto_ready(this: &This) -> Res {

@@ -2,20 +2,39 @@
 //!
 //! CPython counterpart: `_SelectorDatagramTransport._read_ready`, `_SelectorTransport.pause_reading` and `resume_reading`.
 //!
+//! Where datagrams come faster than they are read, a poll for each would cost as much as the receive. So after a datagram
+//! the transport takes its place in the ready queue again and receives in the next turn, unpolled; who else is ready has had
+//! his turn in between, and the loop polls as often as ever. A receive in vain ends it, and the next [`REPORTS_BETWEEN`]
+//! datagrams are left to the poll: where they come one at a time there is nothing to gain.
+//!
 //! A datagram is received into the loop's buffer, asyncio's `max_size` of bytes, and copied into a `bytes` of its size. Its
 //! sender's address is made here as `socket.recvfrom` would make it.
 
+use crate::ffi::cell::Cell;
 use std::io::ErrorKind;
 
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
-use super::DatagramTransport;
+use super::{DatagramTransport, READ_MORE};
 use crate::ffi::{Context, Inst, Obj, Raised, Ref, Res, bytes_from, exc, int};
 use crate::io::address;
 use crate::io::driver::{Driver, RECEIVE_BYTES};
 use crate::io::sock::attempt;
 use crate::name;
+use crate::objects::scheduler::{Entry, Scheduler};
+
+/// Reports of the poll after a receive in vain until the next is risked.
+const REPORTS_BETWEEN: u8 = 16;
+
+/// Whether to receive without having been told that there is something.
+#[derive(Default)]
+pub(super) struct Lookahead {
+    /// The transport is in the ready queue for it.
+    queued: Cell<bool>,
+    /// Reports still to be waited for.
+    reports: Cell<u8>,
+}
 
 impl DatagramTransport {
     pub(super) fn is_reading(&self) -> bool {
@@ -107,28 +126,69 @@ impl Inst<DatagramTransport> {
     /// The descriptor is readable. The entry may be stale: paused or closed by another entry of the same turn.
     #[inline]
     pub(super) fn on_readable(&self) -> Res<()> {
-        if !self.reading.get() {
+        // In the queue already: that one will receive it.
+        if self.lookahead.queued.get() {
             return Ok(());
         }
-        match self.read_context.get() {
-            Some(context) => Context::run(&context, || self.read()),
-            None => Ok(()),
+        self.lookahead.reports.set(self.lookahead.reports.get().saturating_sub(1));
+        self.read_in_context()
+    }
+
+    /// Unpolled: the turn after one in which a datagram came.
+    #[inline]
+    pub(super) fn on_turn(&self) -> Res<()> {
+        self.lookahead.queued.set(false);
+        // The poll would not report a socket that somebody has closed.
+        if self.descriptor() < 0 {
+            return Ok(());
+        }
+        self.read_in_context()
+    }
+
+    #[inline]
+    fn read_in_context(&self) -> Res<()> {
+        if !self.reading.get() || self.base.conn_lost.get() != 0 {
+            return Ok(());
+        }
+        let Some(context) = self.read_context.get() else {
+            return Ok(());
+        };
+        let mut came = false;
+        let outcome = Context::run(&context, || {
+            came = self.read()?;
+            Ok(())
+        });
+        if came && self.lookahead.reports.get() == 0 {
+            self.look_again();
+        }
+        outcome
+    }
+
+    /// Runs no Python: an error may be set.
+    fn look_again(&self) {
+        let event_loop = self.base.event_loop.get();
+        if let Some(scheduler) = event_loop.as_deref().and_then(Scheduler::of).filter(|_| self.reading.get()) {
+            self.lookahead.queued.set(true);
+            scheduler.push(Entry::Native(self.obj().to_ref(), READ_MORE));
         }
     }
 
-    /// Same as `_read_ready`.
-    pub(super) fn read(&self) -> Res<()> {
+    /// Same as `_read_ready`; was there anything?
+    pub(super) fn read(&self) -> Res<bool> {
         if self.base.conn_lost.get() != 0 {
-            return Ok(());
+            return Ok(false);
         }
         match self.receive() {
             Ok(Some((data, sender))) => {
                 let protocol = self.base.protocol.object();
-                protocol.call_method(name!("datagram_received"), [&*data, &*sender]).map(drop)
+                protocol.call_method(name!("datagram_received"), [&*data, &*sender]).map(|_| true)
             }
-            Ok(None) => Ok(()),
-            Err(raised) if raised.matches(exc::os_error()) => self.tell_of_error(raised),
-            Err(raised) => self.fatal_error(raised, "Fatal read error on datagram transport"),
+            Ok(None) => {
+                self.lookahead.reports.set(REPORTS_BETWEEN);
+                Ok(false)
+            }
+            Err(raised) if raised.matches(exc::os_error()) => self.tell_of_error(raised).map(|()| false),
+            Err(raised) => self.fatal_error(raised, "Fatal read error on datagram transport").map(|()| false),
         }
     }
 

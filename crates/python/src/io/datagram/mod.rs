@@ -30,6 +30,7 @@ use aioxide_core::net::Address;
 use aioxide_core::reactor::Direction;
 
 pub use face::build;
+use inbound::Lookahead;
 use outbound::Queue;
 
 use super::base::{Base, wake};
@@ -46,6 +47,8 @@ use crate::objects::scheduler::{Entry, Scheduler};
 const READ: u32 = Direction::Read as u32;
 const WRITE: u32 = Direction::Write as u32;
 const START: u32 = 2;
+/// There may be more than the one that was reported, see [`inbound`].
+const READ_MORE: u32 = 3;
 
 pub struct DatagramTransport {
     base: Base,
@@ -69,6 +72,7 @@ pub struct DatagramTransport {
     /// `connection_made` has been called, and what follows it.
     started: Cell<bool>,
     reading: Cell<bool>,
+    lookahead: Lookahead,
     /// Copied where asyncio would make the reader's Handle.
     read_context: Slot,
     queue: RefCell<Queue>,
@@ -153,6 +157,7 @@ pub fn make(
         paused: Cell::new(false),
         started: Cell::new(false),
         reading: Cell::new(false),
+        lookahead: Lookahead::default(),
         read_context: Slot::empty(),
         queue: RefCell::new(Queue::default()),
         flow: Flow::new(),
@@ -197,6 +202,7 @@ impl Inst<DatagramTransport> {
     pub fn run(&self, what: u32) -> Res<()> {
         let (outcome, callback) = match what {
             READ => (self.on_readable(), name!("_read_ready")),
+            READ_MORE => (self.on_turn(), name!("_read_ready")),
             WRITE => (self.on_writable(), name!("_sendto_ready")),
             START => return self.on_start(),
             _ => return Ok(()),

@@ -98,7 +98,7 @@ impl DatagramTransport {
                         return went(socket::send(self.descriptor(), bytes));
                     }
                     if let Some(address) = self.known_address(to) {
-                        audit(c"socket.sendto", &*self.sock.get_or_none(), to)?;
+                        audit(c"socket.sendto", &self.sock.get_or_none(), to)?;
                         return went(socket::send_to(self.descriptor(), bytes, &address));
                     }
                 }

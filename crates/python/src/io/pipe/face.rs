@@ -1,5 +1,5 @@
 //! The Python classes: `aioxide._native.ReadPipeTransport` and `WritePipeTransport`, derived from `asyncio.ReadTransport` and
-//! `asyncio.WriteTransport`.
+//! `asyncio.Transport` (asyncio's own inherits its flow control from a class that is both ways).
 //!
 //! CPython counterpart: the methods of `_UnixReadPipeTransport` and `_UnixWritePipeTransport`, and those of their attributes that
 //! programs look at.
@@ -296,7 +296,7 @@ fn build_writer() -> Res<Ref> {
         c"aioxide._native.WritePipeTransport",
         c"The transport of a pipe, or the like, that is written to. Same as asyncio's.",
     )
-    .python_base(&imports().write_transport_class)
+    .python_base(&imports().transport_class)
     .with_dict()
     .with_weaklist()
     .slot(pyo3_ffi::Py_tp_new, constructor!(new_writer))

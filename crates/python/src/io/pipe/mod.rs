@@ -33,7 +33,7 @@ pub use write::{WritePipeTransport, make as make_write};
 use super::base::{Base, wake};
 use super::driver::Driver;
 use super::finally;
-use crate::ffi::{Class, Obj, Raised, Ref, Res, Slot, Visit, dict, exc, index_value, str_of, warn};
+use crate::ffi::{Class, Obj, Raised, Ref, Res, Slot, Visit, dict, exc, index_value, int, str_of, warn};
 use crate::name;
 use crate::objects::handle;
 use crate::objects::scheduler::{Entry, Scheduler};
@@ -125,10 +125,14 @@ impl Pipe {
     }
 
     /// START, once the watch is set or has failed: the waiter is woken all the same, as asyncio's is.
-    fn on_started(&self, me: &Obj, watched: Res<()>, callback: &str) -> Res<()> {
+    fn on_started(&self, me: &Obj, watched: Res<()>, context: Option<Ref>) -> Res<()> {
         let waiter = self.waiter.take();
         if let Err(raised) = watched {
-            super::report_stray(raised, self.base.event_loop.get(), me, callback)?;
+            let callback = |event_loop: &Obj| {
+                let arguments = vec![int(self.fd.get().into())?, me.getattr(name!("_read_ready"))?];
+                Ok((event_loop.getattr(name!("_add_reader"))?, arguments))
+            };
+            report(raised, self.base.event_loop.get(), me, callback, context)?;
         }
         waiter.map_or(Ok(()), |w| wake(&w))
     }
@@ -185,13 +189,19 @@ fn finalize(this: &impl OfPipe, me: &Obj) {
     }
 }
 
-/// What a callback of the loop's left uncaught, reported as `Handle._run` does: `method` of `me` is what asyncio would have had
-/// called.
+/// What a callback of the loop's left uncaught, reported as `Handle._run` does; `callback` says what asyncio would have had
+/// called, with which arguments.
 ///
 /// # Errors
 /// Only SystemExit and KeyboardInterrupt.
 #[cold]
-fn report(raised: Raised, event_loop: Option<Ref>, me: &Obj, method: &Obj, context: Option<&Obj>) -> Res<()> {
+fn report(
+    raised: Raised,
+    event_loop: Option<Ref>,
+    me: &Obj,
+    callback: impl FnOnce(&Obj) -> Res<(Ref, Vec<Ref>)>,
+    context: Option<Ref>,
+) -> Res<()> {
     if raised.is_exit() {
         return Err(raised);
     }
@@ -200,8 +210,11 @@ fn report(raised: Raised, event_loop: Option<Ref>, me: &Obj, method: &Obj, conte
         return Ok(());
     };
     let exception = raised.take();
-    let method = me.getattr(method)?;
-    match handle::report_call(Raised::raise(exception), &event_loop, &method, &[], context) {
+    let told = callback(&event_loop).and_then(|(callback, arguments)| {
+        let arguments: Vec<&Obj> = arguments.iter().map(|argument| &**argument).collect();
+        handle::report_call(Raised::raise(exception), &event_loop, &callback, &arguments, context.as_deref())
+    });
+    match told {
         Err(raised) if !raised.is_exit() => {
             raised.unraisable(me);
             Ok(())
@@ -210,7 +223,7 @@ fn report(raised: Raised, event_loop: Option<Ref>, me: &Obj, method: &Obj, conte
     }
 }
 
-/// Does the loop still run callbacks, and is `d` watched for `me`? None once it is closed.
+/// The driver of a loop that is not closed.
 fn driver_of(event_loop: &Obj) -> Option<&Driver> {
     Scheduler::of(event_loop).filter(|s| !s.closed.get())?;
     Driver::of(event_loop)

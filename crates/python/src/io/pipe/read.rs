@@ -104,13 +104,14 @@ impl Inst<ReadPipeTransport> {
                 let outcome = self.reader.run(|| self.read());
                 outcome.or_else(|raised| {
                     let event_loop = self.base().event_loop.get();
-                    report(raised, event_loop, self.obj(), name!("_read_ready"), self.reader.context().as_deref())
+                    let callback = |_: &Obj| Ok((self.obj().getattr(name!("_read_ready"))?, Vec::new()));
+                    report(raised, event_loop, self.obj(), callback, self.reader.context())
                 })
             }
             START => {
                 self.started.set(true);
                 let watched = if self.is_reading() { self.reader.start(&self.pipe, self.obj()) } else { Ok(()) };
-                self.pipe.on_started(self.obj(), watched, "ReadPipeTransport._add_reader()")
+                self.pipe.on_started(self.obj(), watched, self.reader.context())
             }
             _ => Ok(()),
         }
@@ -159,7 +160,7 @@ impl Inst<ReadPipeTransport> {
                 .protocol
                 .object()
                 .getattr(name!("eof_received"))
-                .and_then(|eof_received| self.base().call_soon(scheduler, &eof_received, []));
+                .and_then(|eof_received| self.base().call_soon(scheduler, &eof_received, &[]));
             finally(told, || self.pipe.schedule_loss(self.obj(), none()))
         })
     }

@@ -134,11 +134,14 @@ impl Inst<WritePipeTransport> {
             START => {
                 let is_due = self.tells_hang_up.get() && !self.base().closing.get();
                 let watched = if is_due { self.hang_up.start(&self.pipe, self.obj()) } else { Ok(()) };
-                return self.pipe.on_started(self.obj(), watched, "WritePipeTransport._add_reader()");
+                return self.pipe.on_started(self.obj(), watched, self.hang_up.context());
             }
             _ => return Ok(()),
         };
-        outcome.or_else(|raised| report(raised, event_loop, self.obj(), method, watch.context().as_deref()))
+        outcome.or_else(|raised| {
+            let callback = |_: &Obj| Ok((self.obj().getattr(method)?, Vec::new()));
+            report(raised, event_loop, self.obj(), callback, watch.context())
+        })
     }
 
     /// Same as `_read_ready`: the pipe was closed by the peer.

@@ -9,8 +9,8 @@ use super::pipe::PipeProtocol;
 use super::{PIPES, SubprocessTransport};
 use crate::ffi::trampoline::Definition;
 use crate::ffi::{Obj, Owned, Raised, Ref, Res, Slot, dict, index_value, none};
+use crate::io::base::{self, Base};
 use crate::io::finally;
-use crate::objects::future::{Fut, State};
 use crate::tasks::coroutine::{self, Frame};
 use crate::{definition_noargs, name};
 
@@ -49,8 +49,7 @@ pub fn adopt(
     }
     info.set_item(name!("subprocess"), process)?;
     let me = Owned::new(SubprocessTransport {
-        event_loop: Slot::of(event_loop.to_ref()),
-        protocol: Slot::of(protocol.to_ref()),
+        base: Base::new(event_loop, None),
         process: Slot::of(process.to_ref()),
         pid: i32::try_from(index_value(&*process.getattr(name!("pid"))?)?).unwrap_or(0),
         extra: Slot::of(info),
@@ -61,9 +60,9 @@ pub fn adopt(
         pending: RefCell::new(Some(Vec::new())),
         waiters: RefCell::new(Vec::new()),
         notices,
-        closed: Cell::new(false),
         finished: Cell::new(false),
     })?;
+    me.base.protocol.set_object(protocol);
     let connecting = connect_pipes(me.obj(), waiter)?;
     event_loop.call_method(name!("create_task"), [&*connecting])?;
     me.watch_for_exit(event_loop, by_pidfd)?;
@@ -83,15 +82,14 @@ fn connect_pipes(owner: &Obj, waiter: &Obj) -> Res {
         match connected {
             Ok(()) => {
                 announce(&frame)?;
-                finish(&waiter, |waiter| waiter.call_method(name!("set_result"), [none()]))
+                base::wake(&waiter)?;
+                Ok(none().to_ref())
             }
             Err(raised) if raised.is_exit() => Err(raised),
             Err(raised) => {
                 let exception = raised.take();
                 let released = release_pipes(&frame);
-                finally(released, || {
-                    finish(&waiter, |waiter| waiter.call_method(name!("set_exception"), [&*exception])).map(drop)
-                })?;
+                finally(released, || base::fail(&waiter, &exception))?;
                 Ok(none().to_ref())
             }
         }
@@ -114,7 +112,7 @@ async fn connect_each(frame: &Frame) -> Res<()> {
         let owner = owner_of(frame)?;
         owner.pipes[fd].put(frame.local(PROTOCOL));
         // Closed while this pipe was on its way: nobody else would close it.
-        if owner.closed.get() {
+        if owner.base.closing.get() {
             owner.close_pipes()?;
         }
     }
@@ -132,13 +130,13 @@ fn start_connecting(frame: &Frame, fd: usize, name: &Obj) -> Res<Option<Ref>> {
     let factory = PROTOCOL_FACTORY.bind(&protocol)?;
     frame.set_local(PROTOCOL, protocol);
     let connect = if fd == 0 { name!("connect_write_pipe") } else { name!("connect_read_pipe") };
-    owner.event_loop.get_or_none().call_method(connect, [&*factory, &*file]).map(Some)
+    owner.base.event_loop()?.call_method(connect, [&*factory, &*file]).map(Some)
 }
 
 /// `connection_made`, then what has happened before it.
 fn announce(frame: &Frame) -> Res<()> {
     let owner = owner_of(frame)?;
-    let connection_made = owner.protocol.get_or_none().getattr(name!("connection_made"))?;
+    let connection_made = owner.base.protocol.object().getattr(name!("connection_made"))?;
     owner.call_soon(&connection_made, &[owner.obj()])?;
     let pending = owner.pending.take().unwrap_or_default();
     for (callback, arguments) in pending {
@@ -161,13 +159,4 @@ fn release_pipes(frame: &Frame) -> Res<()> {
         });
     }
     outcome
-}
-
-/// `set` the waiter's outcome, unless it is cancelled.
-fn finish(waiter: &Obj, set: impl FnOnce(&Obj) -> Res) -> Res {
-    let is_cancelled = match Fut::of(waiter) {
-        Some(future) => future.core.state.get() == State::Cancelled,
-        None => waiter.call_method(name!("cancelled"), [])?.is_true()?,
-    };
-    if is_cancelled { Ok(none().to_ref()) } else { set(waiter) }
 }

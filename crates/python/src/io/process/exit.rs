@@ -76,7 +76,7 @@ impl Inst<SubprocessTransport> {
     }
 
     fn warn_of_unknown_status(&self) -> Res<()> {
-        let event_loop = self.event_loop.get_or_none();
+        let event_loop = self.base.event_loop.get_or_none();
         event_loop.call_method(name!("_warn_of_unknown_status"), [&*int(self.pid.into())?]).map(drop)
     }
 
@@ -85,7 +85,7 @@ impl Inst<SubprocessTransport> {
         let Some(pidfd) = self.pidfd.take() else {
             return Ok(());
         };
-        match self.event_loop.get().as_deref().and_then(Driver::of) {
+        match self.base.event_loop.get().as_deref().and_then(Driver::of) {
             Some(driver) => driver.unwatch(pidfd.as_raw_fd(), Direction::Read, self.obj()),
             None => Ok(()),
         }
@@ -94,7 +94,7 @@ impl Inst<SubprocessTransport> {
     /// Same as `_process_exited`.
     pub(super) fn on_exit(&self, status: i32) -> Res<()> {
         let returncode = int(status.into())?;
-        if self.is_debug() {
+        if self.base.is_debug() {
             let format = string("%r exited with return code %r")?;
             imports().logger.call_method(name!("info"), [&*format, self.obj(), &*returncode])?;
         }
@@ -126,12 +126,11 @@ impl Inst<SubprocessTransport> {
 
     /// Same as `_call_connection_lost`: the protocol's last call, then everything is let go.
     pub(super) fn lose_connection(&self, exception: &Obj) -> Res<()> {
-        let told = self.protocol.get_or_none().call_method(name!("connection_lost"), [exception]).map(drop);
+        let told = self.base.protocol.object().call_method(name!("connection_lost"), [exception]).map(drop);
         finally(told, || {
             let woken = self.wake_waiters();
-            for slot in [&self.event_loop, &self.process, &self.protocol] {
-                slot.clear();
-            }
+            self.base.clear();
+            self.process.clear();
             woken
         })
     }
@@ -179,7 +178,7 @@ struct Waiting<'a>(&'a Frame);
 impl Waiting<'_> {
     fn start(frame: &Frame) -> Res<Waiting<'_>> {
         let transport = transport_of(frame)?;
-        let future = transport.event_loop.get_or_none().call_method(name!("create_future"), [])?;
+        let future = transport.base.event_loop()?.call_method(name!("create_future"), [])?;
         frame.set_local(FUTURE, future.clone());
         transport.waiters.borrow_mut().push(future);
         Ok(Waiting(frame))
@@ -200,7 +199,7 @@ impl Drop for Waiting<'_> {
 
 /// `__del__`: nobody can close it any more.
 pub(super) fn finalize(this: &Inst<SubprocessTransport>) {
-    if this.closed.get() {
+    if this.base.closing.get() {
         return;
     }
     let warned = super::face::repr(this)

@@ -55,17 +55,17 @@ fn close(this: &This) -> Res {
 }
 
 fn is_closing(this: &This) -> Res {
-    Ok(this.closed.get().into())
+    Ok(this.base.closing.get().into())
 }
 
 fn set_protocol(this: &This, args: Args) -> Res {
     let [protocol] = args.exactly("set_protocol", ["protocol"])?;
-    this.protocol.put(protocol.to_ref());
+    this.base.protocol.set_object(protocol);
     Ok(none().to_ref())
 }
 
 fn get_protocol(this: &This) -> Res {
-    Ok(this.protocol.get_or_none())
+    Ok(this.base.protocol.object())
 }
 
 fn get_extra_info(this: &This, args: Args) -> Res {
@@ -88,7 +88,7 @@ fn process_exited(this: &This, returncode: &Obj) -> Res {
 }
 
 fn call_connection_lost(this: &This, exception: &Obj) -> Res {
-    if !this.event_loop.is_some() {
+    if !this.base.event_loop.is_some() {
         return Ok(none().to_ref());
     }
     done(this.lose_connection(exception))
@@ -97,7 +97,7 @@ fn call_connection_lost(this: &This, exception: &Obj) -> Res {
 /// Same as `BaseSubprocessTransport.__repr__`.
 pub(super) fn repr(this: &This) -> Res {
     let mut info = vec![str_of(&*this.obj().class().getattr(name!("__name__"))?)?];
-    if this.closed.get() {
+    if this.base.closing.get() {
         info.push("closed".to_owned());
     }
     info.push(format!("pid={}", this.pid));
@@ -111,7 +111,7 @@ pub(super) fn repr(this: &This) -> Res {
 }
 
 fn event_loop(this: &This) -> Res {
-    Ok(this.event_loop.get_or_none())
+    Ok(this.base.event_loop.get_or_none())
 }
 
 fn process(this: &This) -> Res {

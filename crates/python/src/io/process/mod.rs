@@ -27,10 +27,11 @@ pub use connect::adopt;
 pub use exit::Notices;
 pub use face::build;
 
-use crate::ffi::{Class, Inst, Native, Obj, Raised, Ref, Res, Slot, Vector, Visit, exc};
-use crate::io::driver::Driver;
+use crate::ffi::{Class, Inst, Native, Obj, Raised, Ref, Res, Slot, Vector, Visit, exc, string};
+use crate::io::base::Base;
+use crate::io::finally;
 use crate::name;
-use crate::objects::handle::{self, Handle};
+use crate::objects::names::imports;
 use crate::objects::scheduler::Scheduler;
 
 /// stdin, stdout, stderr.
@@ -40,8 +41,7 @@ const PIPES: usize = 3;
 type Call = (Ref, Vector);
 
 pub struct SubprocessTransport {
-    event_loop: Slot,
-    protocol: Slot,
+    base: Base,
     /// The `subprocess.Popen`.
     process: Slot,
     pid: i32,
@@ -57,7 +57,6 @@ pub struct SubprocessTransport {
     /// Futures of `_wait`.
     waiters: RefCell<Vec<Ref>>,
     notices: Notices,
-    closed: Cell<bool>,
     finished: Cell<bool>,
 }
 
@@ -69,6 +68,7 @@ impl Native for SubprocessTransport {
     }
 
     fn traverse(&self, visit: &Visit) {
+        self.base.traverse(visit);
         self.slots().into_iter().chain(&self.pipes).for_each(|slot| visit.slot(slot));
         if let Ok(pending) = self.pending.try_borrow() {
             for (callback, arguments) in pending.iter().flatten() {
@@ -82,13 +82,14 @@ impl Native for SubprocessTransport {
     }
 
     fn clear(&self) {
+        self.base.clear_all();
         self.slots().into_iter().chain(&self.pipes).for_each(Slot::clear);
         let (pending, waiters) = (self.pending.take(), self.waiters.take());
         drop((pending, waiters));
     }
 
     fn needs_finalizer(&self) -> bool {
-        !self.closed.get()
+        !self.base.closing.get()
     }
 }
 
@@ -98,20 +99,8 @@ pub fn class() -> Ref {
 }
 
 impl SubprocessTransport {
-    fn slots(&self) -> [&Slot; 4] {
-        [&self.event_loop, &self.protocol, &self.process, &self.extra]
-    }
-
-    fn is_debug(&self) -> bool {
-        self.event_loop.get().is_some_and(|l| Scheduler::of(&l).is_some_and(|s| s.is_debug()))
-    }
-
-    /// What other processes can see comes after what was written before it.
-    fn flush_held(&self) -> Res<()> {
-        match self.event_loop.get().as_deref().and_then(Driver::of) {
-            Some(driver) => driver.held.flush(),
-            None => Ok(()),
-        }
+    fn slots(&self) -> [&Slot; 2] {
+        [&self.process, &self.extra]
     }
 
     /// The Popen.
@@ -124,7 +113,7 @@ impl SubprocessTransport {
 
     /// `self._protocol.<method>(*arguments)` in the next turn, or after `connection_made`.
     fn tell(&self, method: &Obj, arguments: &[&Obj]) -> Res<()> {
-        let callback = self.protocol.get_or_none().getattr(method)?;
+        let callback = self.base.protocol.object().getattr(method)?;
         self.call(&callback, arguments)
     }
 
@@ -137,20 +126,10 @@ impl SubprocessTransport {
         self.call_soon(callback, arguments)
     }
 
-    /// `loop.call_soon`, by way of Python only if somebody has overridden it.
     fn call_soon(&self, callback: &Obj, arguments: &[&Obj]) -> Res<()> {
-        let Some(event_loop) = self.event_loop.get() else {
-            return Ok(());
-        };
-        match Scheduler::of(&event_loop).filter(|s| s.is_direct()) {
-            Some(scheduler) => {
-                scheduler.check_submit()?;
-                handle::queue(scheduler, &Handle::new(callback, arguments, &event_loop, None)?)
-            }
-            None => {
-                let call: Vec<&Obj> = std::iter::once(callback).chain(arguments.iter().copied()).collect();
-                event_loop.getattr(name!("call_soon"))?.call_vector(&Vector::new(&call)).map(drop)
-            }
+        match self.base.event_loop.get().as_deref().and_then(Scheduler::of) {
+            Some(scheduler) => self.base.call_soon(scheduler, callback, arguments),
+            None => Ok(()),
         }
     }
 
@@ -169,7 +148,7 @@ impl Inst<SubprocessTransport> {
         match self.reap() {
             Ok(()) => Ok(()),
             Err(raised) => {
-                crate::io::report_stray(raised, self.event_loop.get(), self.obj(), "SubprocessTransport._reap()")
+                crate::io::report_stray(raised, self.base.event_loop.get(), self.obj(), "SubprocessTransport._reap()")
             }
         }
     }
@@ -187,22 +166,22 @@ impl Inst<SubprocessTransport> {
 
     /// Same as `close`: the pipes are closed, a child that still runs is killed.
     fn close(&self) -> Res<()> {
-        if self.closed.replace(true) {
+        if self.base.closing.replace(true) {
             return Ok(());
         }
-        let flushed = self.flush_held();
-        crate::io::finally(flushed, || crate::io::finally(self.close_pipes(), || self.kill_if_running()))
+        let flushed = self.base.flush_held();
+        finally(flushed, || finally(self.close_pipes(), || self.kill_if_running()))
     }
 
     fn close_pipes(&self) -> Res<()> {
         // On a closed loop nobody could be told of their end.
         let is_open = |event_loop: &Ref| Scheduler::of(event_loop).is_some_and(|scheduler| !scheduler.closed.get());
-        if !self.event_loop.get().as_ref().is_some_and(is_open) {
+        if !self.base.event_loop.get().as_ref().is_some_and(is_open) {
             return Ok(());
         }
         let mut outcome = Ok(());
         for pipe in (0..PIPES).filter_map(|fd| self.pipe_transport(fd)) {
-            outcome = crate::io::finally(outcome, || pipe.call_method(name!("close"), []).map(drop));
+            outcome = finally(outcome, || pipe.call_method(name!("close"), []).map(drop));
         }
         outcome
     }
@@ -214,9 +193,9 @@ impl Inst<SubprocessTransport> {
         if self.returncode.get().is_some() || !process.call_method(name!("poll"), [])?.is_none() {
             return Ok(());
         }
-        if self.is_debug() {
-            let format = crate::ffi::string("Close running child process: kill %r")?;
-            crate::objects::names::imports().logger.call_method(name!("warning"), [&*format, self.obj()])?;
+        if self.base.is_debug() {
+            let format = string("Close running child process: kill %r")?;
+            imports().logger.call_method(name!("warning"), [&*format, self.obj()])?;
         }
         match process.call_method(name!("kill"), []) {
             // It has ended by itself, or is somebody else's by now (setuid).
@@ -231,11 +210,11 @@ impl Inst<SubprocessTransport> {
     /// Same as `send_signal`; a child whose status is taken gets none.
     fn send_signal(&self, signal: &Obj) -> Res<()> {
         let process = self.process()?;
-        self.flush_held()?;
+        self.base.flush_held()?;
         if self.returncode.get().is_some() {
             return Ok(());
         }
-        let kill = &crate::objects::names::imports().os_kill;
+        let kill = &imports().os_kill;
         match kill.call([&*process.getattr(name!("pid"))?, signal]) {
             Err(raised) if raised.matches(exc::process_lookup_error()) => {
                 raised.forget();

@@ -93,11 +93,11 @@ fn connection_lost(this: &This, exception: &Obj) -> Res {
 }
 
 fn pause_writing(this: &This) -> Res {
-    this.with_owner(|owner| owner.protocol.get_or_none().call_method(name!("pause_writing"), []).map(drop))
+    this.with_owner(|owner| owner.base.protocol.object().call_method(name!("pause_writing"), []).map(drop))
 }
 
 fn resume_writing(this: &This) -> Res {
-    this.with_owner(|owner| owner.protocol.get_or_none().call_method(name!("resume_writing"), []).map(drop))
+    this.with_owner(|owner| owner.base.protocol.object().call_method(name!("resume_writing"), []).map(drop))
 }
 
 fn repr(this: &This) -> Res {

@@ -80,7 +80,14 @@ impl Inst<SocketTransport> {
     pub(super) fn lose_connection(&self, exception: &Obj) -> Res<()> {
         let told = self.base.protocol.connection_lost(exception);
         // What it wrote elsewhere goes out before the end of this connection does.
-        finally(finally(told, || self.base.flush_held()), || self.release())
+        let released = finally(finally(told, || self.base.flush_held()), || self.release());
+        if !self.empty_waiter.is_some() {
+            return released;
+        }
+        finally(released, || {
+            let closed = Raised::new(exc::connection_error(), "Connection is closed by peer");
+            self.settle_empty_waiter(Some(closed.take()))
+        })
     }
 
     /// Let go of a socket that is still somebody else's: the transport could not be made.
@@ -113,10 +120,11 @@ impl Inst<SocketTransport> {
             Some(driver) => driver.transports.remove(self.fd.get(), self.obj()),
             None => Ok(()),
         };
+        let woken = self.wake_sendfile();
         if let Err(raised) = finally(finally(self.stop_reading(), || self.stop_writing()), removed) {
             raised.forget();
         }
-        socket_object::close(&sock)
+        finally(woken, || socket_object::close(&sock))
     }
 
     /// Is a direction watched, and is there still a loop to say so?

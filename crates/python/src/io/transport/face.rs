@@ -168,6 +168,19 @@ fn protocol_paused(this: &This) -> Res {
     Ok(this.flow.is_paused().into())
 }
 
+fn empty_waiter(this: &This) -> Res {
+    Ok(this.empty_waiter.get_or_none())
+}
+
+fn make_empty_waiter(this: &This) -> Res {
+    this.make_empty_waiter()
+}
+
+fn reset_empty_waiter(this: &This) -> Res {
+    this.reset_empty_waiter();
+    Ok(none().to_ref())
+}
+
 pub fn build() -> Res<Ref> {
     let b = ClassBuilder::<SocketTransport>::new(
         c"aioxide._native.SocketTransport",
@@ -206,11 +219,14 @@ fn methods(b: ClassBuilder<SocketTransport>) -> ClassBuilder<SocketTransport> {
         .method(c"get_extra_info", keywords!(SocketTransport, get_extra_info), c"get_extra_info($self, name, default=None)\n--\n\nsocket, sockname, peername, and what the loop added.")
         .method(c"_force_close", onearg!(SocketTransport, force_close), c"Close at once; connection_lost gets the exception.")
         .method(c"_fatal_error", keywords!(SocketTransport, fatal_error), c"Report an exception and close at once.")
+        .method(c"_make_empty_waiter", noargs!(SocketTransport, make_empty_waiter), c"A file is to be sent: a future that is done when nothing is queued. No write until _reset_empty_waiter().")
+        .method(c"_reset_empty_waiter", noargs!(SocketTransport, reset_empty_waiter), c"The file is sent.")
         .method(c"_call_connection_lost", onearg!(SocketTransport, call_connection_lost), c"The end: connection_lost, then the socket is closed.")
 }
 
 fn attributes(b: ClassBuilder<SocketTransport>) -> ClassBuilder<SocketTransport> {
-    b.getset(c"_sock", getter!(SocketTransport, sock), None, c"The socket; None once closed.")
+    b.getset(c"_empty_waiter", getter!(SocketTransport, empty_waiter), None, c"Of a sendfile in progress, or None.")
+        .getset(c"_sock", getter!(SocketTransport, sock), None, c"The socket; None once closed.")
         .getset(c"_sock_fd", getter!(SocketTransport, sock_fd), None, c"Its descriptor when the transport was made.")
         .getset(c"_loop", getter!(SocketTransport, event_loop), None, c"The loop; None once closed.")
         .getset(c"_protocol", getter!(SocketTransport, get_protocol), None, c"The protocol; None once closed.")

@@ -83,7 +83,7 @@ impl Inst<SocketTransport> {
     /// Only inside of a callback, on the loop's own thread; and who debugs sees the order of asyncio.
     fn may_hold(&self, held: &Held) -> bool {
         let event_loop = self.base.event_loop.get();
-        let is_ours = |s: &Scheduler| s.owner() == thread_ident() && !s.is_debug();
+        let is_ours = |s: &Scheduler| s.owner() == thread_ident() && !s.debug.get();
         held.is_enabled()
             && !self.base.closing.get()
             && event_loop.as_deref().and_then(Scheduler::of).is_some_and(is_ours)

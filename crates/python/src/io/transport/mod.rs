@@ -8,6 +8,7 @@
 //! | [`outbound`] | write: send now, queue the rest, send it when writable          |
 //! | [`gather`]   | hold what one callback writes, to send it at its end            |
 //! | [`close`]    | the ways to end, and `connection_lost` exactly once             |
+//! | [`sendfile`] | what `loop.sendfile` asks: no bytes queued, none written         |
 //! | [`face`]     | the Python class                                                |
 //!
 //! What it has in common with other transports is in `io/base`, flow control in `io/flow`.
@@ -26,6 +27,7 @@ mod face;
 mod gather;
 mod inbound;
 mod outbound;
+mod sendfile;
 
 use std::os::fd::RawFd;
 
@@ -72,6 +74,8 @@ pub struct SocketTransport {
     /// The context in which the writer was added, or what is held was written.
     write_context: Slot,
     writing: Cell<bool>,
+    /// While `loop.sendfile` sends a file: the future that is done when the queue is empty.
+    empty_waiter: Slot,
 }
 
 static CLASS: Class = Class::new();
@@ -150,6 +154,7 @@ pub fn make(
         gathering: RefCell::new(Gathering::new()),
         write_context: Slot::empty(),
         writing: Cell::new(false),
+        empty_waiter: Slot::empty(),
     })?;
     match me.set_up(scheduler, driver, protocol, server) {
         Ok(()) => Ok(me),
@@ -177,9 +182,9 @@ fn set_nodelay(sock: &Obj, fd: RawFd) -> Res<()> {
 }
 
 impl SocketTransport {
-    fn slots(&self) -> [&Slot; 6] {
+    fn slots(&self) -> [&Slot; 7] {
         let [dict, sock] = self.extra.slots();
-        [&self.sock, &self.server, dict, sock, &self.waiter, &self.write_context]
+        [&self.sock, &self.server, dict, sock, &self.waiter, &self.write_context, &self.empty_waiter]
     }
 
     /// Is it not closed, and accepted by this server, if one is given?
@@ -189,6 +194,11 @@ impl SocketTransport {
 
     pub fn is_closing(&self) -> bool {
         self.base.closing.get()
+    }
+
+    /// The descriptor that it had when the transport was made.
+    pub fn number(&self) -> RawFd {
+        self.fd.get()
     }
 
     /// The socket's descriptor as it is now: -1 if somebody has closed the socket object.

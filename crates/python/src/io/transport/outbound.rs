@@ -16,8 +16,8 @@ use crate::ffi::{
     Context, Inst, Obj, Raised, ReadBuffer, Ref, Res, bytes_from, bytes_of, import_attr, is_bytes_like, none, str_of,
 };
 use crate::io::driver::Driver;
-use crate::io::finally;
 use crate::io::pieces::{Piece, queue_rest, send_queued, sent};
+use crate::io::{finally, report_stray};
 use crate::name;
 
 pub(super) const SEND_FAILED: &str = "Fatal write error on socket transport";
@@ -91,6 +91,7 @@ impl Inst<SocketTransport> {
         if self.eof_written.get() {
             return Err(Raised::runtime("Cannot call write() after write_eof()"));
         }
+        self.check_no_sendfile("write")?;
         let event_loop = self.base.event_loop.get();
         let held = event_loop.as_deref().and_then(Driver::of).map(|driver| &driver.held);
         let kept = bytes_of(data);
@@ -146,6 +147,7 @@ impl Inst<SocketTransport> {
         if self.eof_written.get() {
             return Err(Raised::runtime("Cannot call writelines() after write_eof()"));
         }
+        self.check_no_sendfile("writelines")?;
         self.base.flush_held()?;
         if !lines.is_true()? || self.is_lost()? {
             return Ok(());
@@ -216,7 +218,8 @@ impl Inst<SocketTransport> {
             Err(e) => {
                 self.stop_writing()?;
                 self.discard();
-                return self.fatal_error(Raised::os(&e), SEND_FAILED);
+                let told = self.fatal_error(Raised::os(&e), SEND_FAILED);
+                return finally(told, || self.settle_empty_waiter(Some(Raised::os(&e).take())));
             }
         }
         // The protocol may write again, close or abort in there, or end the program.
@@ -228,11 +231,14 @@ impl Inst<SocketTransport> {
         if self.unsent_bytes() != 0 {
             return Ok(());
         }
-        self.stop_writing()?;
+        finally(self.stop_writing(), || self.settle_empty_waiter(None))?;
         if self.base.closing.get() && self.base.conn_lost.get() == 0 {
             // close() waited for this; `connection_lost` comes once, so the count goes up first (gh-156512).
             self.base.conn_lost.set(1);
+            // What it raises is reported to the loop, which it lets go.
+            let event_loop = self.base.event_loop.get();
             self.lose_connection(none())
+                .or_else(|raised| report_stray(raised, event_loop, self.obj(), "SocketTransport._write_ready()"))
         } else if self.eof_written.get() && self.base.conn_lost.get() == 0 {
             self.shut_down()
         } else {

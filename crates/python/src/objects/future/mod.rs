@@ -209,7 +209,7 @@ impl<'a> Fut<'a> {
         self.core.log_traceback.set(false);
         self.core.blocking.set(false);
         let debug = match Scheduler::of(&event_loop) {
-            Some(s) => s.is_debug(),
+            Some(s) => s.debug.get(),
             None => event_loop.call_method(name!("get_debug"), [])?.is_true()?,
         };
         self.core.event_loop.put(event_loop);

@@ -2,7 +2,7 @@
 //! was made.
 //!
 //! CPython counterpart: the debug branch of `BaseEventLoop._run_once`, and `_format_handle`. With debug mode on nearly every
-//! entry is a handle (`Scheduler::is_direct`): what the other kinds are for here is native work, which has none, and what was
+//! entry is a handle (`Scheduler::direct`): what the other kinds are for here is native work, which has none, and what was
 //! queued before debug mode was on.
 
 use super::EventLoop;
@@ -25,7 +25,8 @@ pub fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
         Entry::Call(f, argument, context) => {
             Subject::Handle(Handle::new(f, &[&**argument], this.obj(), Some(context))?)
         }
-        Entry::Native(work, what) => Subject::Native(work.clone(), *what),
+        // Now: when it has run it may have let go of what names it.
+        Entry::Native(work, what) => Subject::Native(io::describe(work, *what).or_else(unnamed)?),
     };
     this.current_handle.put(subject.shown(this)?);
     let outcome = run_timed(this, entry, &subject);
@@ -54,7 +55,7 @@ fn run_timed(this: &Inst<EventLoop>, entry: Entry, subject: &Subject) -> Res<()>
         return Ok(());
     }
     // A representation that raises must not end the loop.
-    let name = subject.name().or_else(|raised| if raised.is_exit() { Err(raised) } else { unnamed(raised) })?;
+    let name = subject.name().or_else(unnamed)?;
     imports()
         .logger
         .call_method(name!("warning"), [&*string("Executing %s took %.3f seconds")?, &*string(&name)?, &*float(took)?])
@@ -62,6 +63,9 @@ fn run_timed(this: &Inst<EventLoop>, entry: Entry, subject: &Subject) -> Res<()>
 }
 
 fn unnamed(raised: Raised) -> Res<String> {
+    if raised.is_exit() {
+        return Err(raised);
+    }
     raised.forget();
     Ok("<a callback whose representation fails>".to_owned())
 }
@@ -70,7 +74,7 @@ fn unnamed(raised: Raised) -> Res<String> {
 enum Subject {
     Handle(Owned<Handle>),
     Task(Ref),
-    Native(Ref, u32),
+    Native(String),
 }
 
 impl Subject {
@@ -79,7 +83,7 @@ impl Subject {
         let made_at = match self {
             Subject::Handle(h) => return Ok(h.obj().to_ref()),
             Subject::Task(task) => task.getattr(name!("_source_traceback"))?,
-            Subject::Native(..) => {
+            Subject::Native(_) => {
                 if !this.run_from.is_some() {
                     this.run_from.put(handle::current_stack()?);
                 }
@@ -89,8 +93,8 @@ impl Subject {
         Ok(Handle::stand_in(made_at)?.into_ref())
     }
 
-    /// Same as `_format_handle`: a task by its own representation, anything else as a handle. After it has run, since that
-    /// tells more, and costs nothing when it was not slow.
+    /// Same as `_format_handle`: a task by its own representation, anything else as a handle. After it has run: no code of
+    /// the program's runs for one that was not slow.
     fn name(&self) -> Res<String> {
         match self {
             Subject::Handle(h) => match h.task()? {
@@ -98,7 +102,7 @@ impl Subject {
                 None => representation(h.obj()),
             },
             Subject::Task(task) => representation(task),
-            Subject::Native(work, what) => io::describe(work, *what),
+            Subject::Native(name) => Ok(name.clone()),
         }
     }
 }

@@ -50,7 +50,7 @@ pub fn timer_handle_cancelled(_: &Inst<EventLoop>, _handle: &Obj) -> Res {
 }
 
 pub fn get_debug(this: &Inst<EventLoop>) -> Res {
-    Ok(this.scheduler.is_debug().into())
+    Ok(this.scheduler.debug.get().into())
 }
 
 pub fn set_debug(this: &Inst<EventLoop>, args: Args) -> Res {
@@ -60,7 +60,7 @@ pub fn set_debug(this: &Inst<EventLoop>, args: Args) -> Res {
         // Coroutine origins are a setting of the thread that runs the loop, which may be another one.
         let track = this.obj().getattr(crate::name!("_set_coroutine_origin_tracking"))?;
         this.obj()
-            .call_method(crate::name!("call_soon_threadsafe"), [&*track, this.scheduler.is_debug().into_obj()])?;
+            .call_method(crate::name!("call_soon_threadsafe"), [&*track, this.scheduler.debug.get().into_obj()])?;
     }
     Ok(none().to_ref())
 }

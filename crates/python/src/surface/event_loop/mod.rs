@@ -16,6 +16,7 @@ mod pipe;
 mod process;
 mod run;
 mod schedule;
+mod sendfile;
 mod serve;
 mod signals;
 mod sock;
@@ -189,6 +190,10 @@ pub fn build() -> Res<Ref> {
     .method(c"sock_accept", keywords!(EventLoop, sock::accept), c"sock_accept($self, sock)\n--\n\nAccept a connection: (socket, address). The socket does not block.")
     .method(c"_connect_sock", keywords!(EventLoop, sock::connect_sock), c"A socket connected to one address.")
     .method(c"_create_connection_transport", keywords!(EventLoop, sock::create_transport), c"A transport and its protocol for a connected socket.")
+    // sendfile
+    .method(c"_sendfile", keywords!(EventLoop, sendfile::sendfile), c"sendfile(2) from one descriptor to a socket; how many bytes went.")
+    .method(c"_set_aside", onearg!(EventLoop, sendfile::set_aside), c"The descriptor of a transport counts as free.")
+    .method(c"_take_back", onearg!(EventLoop, sendfile::take_back), c"The descriptor of a transport is its own again.")
     // signals
     .method(c"_claim_signals", noargs!(EventLoop, signals::claim), c"Signals come to this loop: a handler is to be installed.")
     .method(c"_release_signals", noargs!(EventLoop, signals::release), c"Signals do not come any more: the last handler was removed.")

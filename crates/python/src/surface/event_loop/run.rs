@@ -65,7 +65,7 @@ fn turn(this: &Inst<EventLoop>) -> Res<()> {
     let n = scheduler.ready_len();
     for _ in 0..n {
         let Some(entry) = scheduler.pop() else { break };
-        if scheduler.is_debug() {
+        if scheduler.debug.get() {
             debug::execute(this, entry)?;
         } else {
             execute(this, entry)?;
@@ -202,7 +202,7 @@ impl<'a> Running<'a> {
         let me = self.this.obj();
         self.this.scheduler.loop_hash.set(me.hash()?);
         create::look_for_own_classes(self.this);
-        me.call_method(name!("_set_coroutine_origin_tracking"), [self.this.scheduler.is_debug().into_obj()])?;
+        me.call_method(name!("_set_coroutine_origin_tracking"), [self.this.scheduler.debug.get().into_obj()])?;
         let sys = import("sys")?;
         let first = me.getattr(name!("_asyncgen_firstiter_hook"))?;
         let last = me.getattr(name!("_asyncgen_finalizer_hook"))?;

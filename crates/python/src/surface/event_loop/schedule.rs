@@ -14,7 +14,7 @@ use crate::objects::scheduler::Entry;
 pub fn call_soon(this: &Inst<EventLoop>, args: Args) -> Res {
     let ([callback], args, context) = args.leading("call_soon", ["callback"], true)?;
     let scheduler = &this.scheduler;
-    if scheduler.closed.get() || scheduler.is_debug() {
+    if scheduler.closed.get() || scheduler.debug.get() {
         scheduler.check_submit()?;
         check_callback(this, callback, "call_soon")?;
     } else if let (Some(task), [future]) = (WAKEUP.bound_to(callback), args) {
@@ -38,7 +38,7 @@ pub fn call_soon_threadsafe(this: &Inst<EventLoop>, args: Args) -> Res {
     }
     let handle = Handle::new(callback, args, this.obj(), context)?;
     handle.guard_by_lock()?;
-    if this.scheduler.is_debug() {
+    if this.scheduler.debug.get() {
         check_callback(this, callback, "call_soon_threadsafe")?;
         handle.set_source_traceback(handle::current_stack()?);
     }
@@ -48,7 +48,7 @@ pub fn call_soon_threadsafe(this: &Inst<EventLoop>, args: Args) -> Res {
 
 /// In debug mode: a coroutine, or something that cannot be called, is refused at once.
 pub fn check_callback(this: &Inst<EventLoop>, callback: &Obj, method: &str) -> Res<()> {
-    if this.scheduler.is_debug() {
+    if this.scheduler.debug.get() {
         this.obj().call_method(name!("_check_callback"), [callback, &*string(method)?])?;
     }
     Ok(())
@@ -84,12 +84,12 @@ pub fn call_at(this: &Inst<EventLoop>, args: Args) -> Res {
 
 fn schedule(this: &Inst<EventLoop>, when: f64, callback: &Obj, args: &[&Obj], context: Option<&Obj>) -> Res {
     let scheduler = &this.scheduler;
-    if scheduler.closed.get() || scheduler.is_debug() {
+    if scheduler.closed.get() || scheduler.debug.get() {
         scheduler.check_submit()?;
         check_callback(this, callback, "call_at")?;
     }
     let timer = Handle::new_timer(when, callback, args, this.obj(), context)?;
-    if scheduler.is_debug() {
+    if scheduler.debug.get() {
         timer.set_source_traceback(handle::current_stack()?);
     }
     timer.mark_scheduled();

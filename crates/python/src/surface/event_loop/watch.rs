@@ -13,7 +13,7 @@ fn add(this: &Inst<EventLoop>, method: &str, direction: Direction, args: Args, a
     let ([file, callback], args, _) = args.leading(method, ["fd", "callback"], false)?;
     let fd = if any { descriptor(file)? } else { this.driver.descriptor_without_transport(file)? };
     let handle = Handle::new(callback, args, this.obj(), None)?;
-    if this.scheduler.is_debug() {
+    if this.scheduler.debug.get() {
         handle.set_source_traceback(handle::current_stack()?);
     }
     this.driver.set_callback(fd, direction, handle.clone(), file)?;

@@ -1,0 +1,184 @@
+"""Loops with one bug each, to see that the fuzzer finds it: asyncio's own, but for the bug.
+
+`python -m fuzz --loop fuzz.planted:swaps_two_callbacks` must fail. Each bug shows only now and then, counted per loop or
+told from data, so that a sequence that fails does so again.
+"""
+
+import asyncio
+import os
+import signal
+import time
+
+
+class Counting(asyncio.SelectorEventLoop):
+    """Says of the n-th call of something that it is the n-th."""
+
+    def __init__(self):
+        super().__init__()
+        self._counts = {}
+
+    def nth(self, what):
+        self._counts[what] = self._counts.get(what, 0) + 1
+        return self._counts[what]
+
+
+class loses_a_wake_up(Counting):
+    """All from other threads but the first: what they ask is queued when the loop sleeps, and it sleeps on."""
+
+    def call_soon_threadsafe(self, callback, *args, context=None):
+        if asyncio._get_running_loop() is None and self.nth("threadsafe") > 1:
+            time.sleep(0.01)
+            return self.call_soon(callback, *args, context=context)
+        return super().call_soon_threadsafe(callback, *args, context=context)
+
+
+class drops_a_call_of_a_thread(Counting):
+    """Each thirtieth."""
+
+    def call_soon_threadsafe(self, callback, *args, context=None):
+        if asyncio._get_running_loop() is None and self.nth("threadsafe") % 30 == 0:
+            return asyncio.Handle(callback, args, self)
+        return super().call_soon_threadsafe(callback, *args, context=context)
+
+
+class swaps_two_callbacks(Counting):
+    """Once: the twentieth comes before the nineteenth."""
+
+    def call_soon(self, callback, *args, context=None):
+        handle = super().call_soon(callback, *args, context=context)
+        if self.nth("soon") == 20 and len(self._ready) > 1:
+            self._ready.insert(len(self._ready) - 2, self._ready.pop())
+        return handle
+
+
+class runs_a_cancelled_timer(Counting):
+    """The third timer that is cancelled."""
+
+    def call_at(self, when, callback, *args, context=None):
+        timer = super().call_at(when, callback, *args, context=context)
+        if self.nth("timer") == 3:
+            self.call_soon(callback, *args, context=context)
+        return timer
+
+
+class forgets_the_context(Counting):
+    """A context given to every fourth call is not the one that it runs in."""
+
+    def call_soon(self, callback, *args, context=None):
+        if context is not None and self.nth("context") % 4 == 0:
+            context = None
+        return super().call_soon(callback, *args, context=context)
+
+
+class swallows_an_exception(Counting):
+    """Each fifth report."""
+
+    def call_exception_handler(self, context):
+        if self.nth("report") % 5:
+            super().call_exception_handler(context)
+
+
+class leaks_a_descriptor(Counting):
+    """With each third transport."""
+
+    def _make_socket_transport(self, sock, protocol, waiter=None, **options):
+        if self.nth("transport") % 3 == 0:
+            os.dup(sock.fileno())
+        return super()._make_socket_transport(sock, protocol, waiter, **options)
+
+
+class FaultySocketTransport(asyncio.selector_events._SelectorSocketTransport):
+    """A transport with bugs, switched on by the loop's class."""
+
+    def _read_ready__data_received(self):
+        protocol, bug = self._protocol, type(self._loop).__name__
+        if bug == "drops_a_byte":
+            self._protocol = Between(protocol, lambda data: data[:500] + data[501:])
+        elif bug == "doubles_a_byte":
+            self._protocol = Between(protocol, lambda data: data + data[-1:] if len(data) == 5000 else data)
+        try:
+            super()._read_ready__data_received()
+        finally:
+            if isinstance(self._protocol, Between):
+                self._protocol = protocol
+
+    def _call_connection_lost(self, error):
+        protocol, bug = self._protocol, type(self._loop).__name__
+        super()._call_connection_lost(error)
+        if bug == "tells_the_end_twice" and error is not None:
+            protocol.connection_lost(error)
+
+    def pause_reading(self):
+        if type(self._loop).__name__ != "reads_while_paused" or not self._buffer:
+            super().pause_reading()
+
+    def write(self, data):
+        if type(self._loop).__name__ == "loses_what_follows_the_backlog" and self._buffer and len(data) < 100:
+            return
+        super().write(data)
+
+
+class Between:
+    """A protocol that changes what comes in."""
+
+    def __init__(self, protocol, change):
+        self._protocol, self._change = protocol, change
+
+    def data_received(self, data):
+        self._protocol.data_received(self._change(data))
+
+    def __getattr__(self, name):
+        return getattr(self._protocol, name)
+
+
+class WithFaultyTransports(Counting):
+    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None, **options):
+        return FaultySocketTransport(self, sock, protocol, waiter, extra, server, **options)
+
+
+class drops_a_byte(WithFaultyTransports):
+    """Of each piece of more than 500."""
+
+
+class doubles_a_byte(WithFaultyTransports):
+    """Of each piece of 5000."""
+
+
+class tells_the_end_twice(WithFaultyTransports):
+    """Where it is an error."""
+
+
+class reads_while_paused(WithFaultyTransports):
+    """If something waits to be sent."""
+
+
+class loses_what_follows_the_backlog(WithFaultyTransports):
+    """If it is little."""
+
+
+class loses_a_removal(Counting):
+    """A reader that is removed runs once more, if a writer is watched as well."""
+
+    def remove_reader(self, fd):
+        key = self._selector.get_map().get(fd)
+        if key is not None and key.data[0] is not None and key.data[1] is not None:
+            self.call_soon(key.data[0]._callback)
+        return super().remove_reader(fd)
+
+
+class dies(Counting):
+    """Of a signal, when a reader is added for the fourth time."""
+
+    def add_reader(self, *args):
+        if self.nth("reader") == 4:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().add_reader(*args)
+
+
+class hangs(Counting):
+    """For good, when a writer is added for the third time."""
+
+    def add_writer(self, *args):
+        if self.nth("writer") == 3:
+            time.sleep(1000)
+        return super().add_writer(*args)
