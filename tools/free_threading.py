@@ -116,10 +116,13 @@ def make_environment(python):
     """The pure-Python packages that the tests need; those with C code have no wheels for every such interpreter."""
     ready = VENV / ".ready"
     wanted = re.findall(r"^pytest\S*==\S+", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
-    mark = "\n".join([str(python), *wanted])
+    mark = "\n".join([str(python), str(PACKAGES), *wanted])
     if not ready.exists() or ready.read_text() != mark:
         run([python, "-m", "venv", "--clear", VENV])
         run([PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted])
+        # By a path file, and not by PYTHONPATH: some tests run an interpreter that ignores the environment.
+        purelib = output([PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
+        Path(purelib, "aioxide.pth").write_text(f"{PACKAGES}\n")
         ready.write_text(mark)
 
 
@@ -207,7 +210,7 @@ def main():
     version = output([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2] + sys.abiflags)"]).strip()
     VENV = TARGET / version / "venv"
     PYTHON, CARGO, PACKAGES = VENV / "bin" / "python", TARGET / version / "cargo", TARGET / version / "python"
-    ENVIRONMENT.update(PYTHONPATH=str(PACKAGES), PYTHONDONTWRITEBYTECODE="1", PYTHON_GIL="0")
+    ENVIRONMENT.update(PYTHONDONTWRITEBYTECODE="1", PYTHON_GIL="0")
     make_environment(python)
     if "build" not in chosen:
         chosen.insert(0, "build")
