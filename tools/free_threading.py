@@ -150,7 +150,10 @@ def smoke():
 
 def stress():
     for seed in range(1, options.rounds + 1):
-        run([PYTHON, "-X", "faulthandler", TESTS / "stress.py", options.seconds, 2 + seed % 4, seed], limit=options.seconds + 120)
+        run(
+            [PYTHON, "-X", "faulthandler", TESTS / "stress.py", options.seconds, 2 + seed % 4, seed],
+            limit=options.seconds + 120,
+        )
 
 
 def misuse():
@@ -191,7 +194,9 @@ def main():
     )  # fmt: skip
     parser.add_argument("--memory", type=int, default=6000, metavar="MIB", help="of a process (default: %(default)s)")
     parser.add_argument("--only", metavar="A,B", default="", help=f"only these of {', '.join(STEPS)}")
-    parser.add_argument("--rounds", type=int, default=6, metavar="N", help="of stress and misuse (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=6, metavar="N", help="of stress and misuse (default: %(default)s)"
+    )
     parser.add_argument("--seconds", type=float, default=5, metavar="S", help="of each (default: %(default)s)")
     parser.add_argument("-j", dest="jobs", type=int, default=2, metavar="N", help="test modules at a time")
     global options, VENV, PYTHON, CARGO, PACKAGES

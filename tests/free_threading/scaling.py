@@ -85,7 +85,9 @@ def main():
             for _ in range(rounds):
                 for n in best:
                     best[n] = min(best[n], took(n, work, new_loop))
-            print(f"{name}, {loop_name}: one loop {best[1]:.3f} s, two {best[2]:.3f} s, ratio {2 * best[1] / best[2]:.2f}")
+            print(
+                f"{name}, {loop_name}: one loop {best[1]:.3f} s, two {best[2]:.3f} s, ratio {2 * best[1] / best[2]:.2f}"
+            )
 
 
 if __name__ == "__main__":
