@@ -38,8 +38,14 @@ TARGET = ROOT / "target" / "free-threading"
 TESTS = ROOT / "tests" / "free_threading"
 #: These, and what imports third-party packages, run programs that need such.
 NEED_PACKAGES = {"test_apps", "test_tour", "test_benches"}
-#: CPython's own tests of reference counts: an object of a thread that waits is freed when that thread runs again.
-DESELECTED = ["tests/unit/test_executor.py::test_arguments_and_result_are_let_go_of"]
+#: Not for such an interpreter, each with its reason.
+DESELECTED = [
+    # It counts references: an object of a thread that waits is freed when that thread runs again.
+    "tests/unit/test_executor.py::test_arguments_and_result_are_let_go_of",
+    # asyncio's own loop: its wake-up socket is full after 278 signals, 3.13's C handler then takes a lock (as a PyMutex, with
+    # or without a GIL), and a second signal in there waits for the first for ever.
+    "tests/integration/test_signals_more.py::test_a_storm_with_handlers[asyncio]",
+]
 PROBE = "import sys, sysconfig; sys.exit(sysconfig.get_config_var('Py_GIL_DISABLED') != 1)"
 
 
@@ -116,10 +122,13 @@ def make_environment(python):
     """The pure-Python packages that the tests need; those with C code have no wheels for every such interpreter."""
     ready = VENV / ".ready"
     wanted = re.findall(r"^pytest\S*==\S+", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
-    mark = "\n".join([str(python), *wanted])
+    mark = "\n".join([str(python), str(PACKAGES), *wanted])
     if not ready.exists() or ready.read_text() != mark:
         run([python, "-m", "venv", "--clear", VENV])
         run([PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted])
+        # By a path file, and not by PYTHONPATH: some tests run an interpreter that ignores the environment.
+        purelib = output([PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
+        Path(purelib, "aioxide.pth").write_text(f"{PACKAGES}\n")
         ready.write_text(mark)
 
 
@@ -147,7 +156,10 @@ def smoke():
 
 def stress():
     for seed in range(1, options.rounds + 1):
-        run([PYTHON, "-X", "faulthandler", TESTS / "stress.py", options.seconds, 2 + seed % 4, seed], limit=options.seconds + 120)
+        run(
+            [PYTHON, "-X", "faulthandler", TESTS / "stress.py", options.seconds, 2 + seed % 4, seed],
+            limit=options.seconds + 120,
+        )
 
 
 def misuse():
@@ -188,7 +200,9 @@ def main():
     )  # fmt: skip
     parser.add_argument("--memory", type=int, default=6000, metavar="MIB", help="of a process (default: %(default)s)")
     parser.add_argument("--only", metavar="A,B", default="", help=f"only these of {', '.join(STEPS)}")
-    parser.add_argument("--rounds", type=int, default=6, metavar="N", help="of stress and misuse (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=6, metavar="N", help="of stress and misuse (default: %(default)s)"
+    )
     parser.add_argument("--seconds", type=float, default=5, metavar="S", help="of each (default: %(default)s)")
     parser.add_argument("-j", dest="jobs", type=int, default=2, metavar="N", help="test modules at a time")
     global options, VENV, PYTHON, CARGO, PACKAGES
@@ -207,7 +221,7 @@ def main():
     version = output([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2] + sys.abiflags)"]).strip()
     VENV = TARGET / version / "venv"
     PYTHON, CARGO, PACKAGES = VENV / "bin" / "python", TARGET / version / "cargo", TARGET / version / "python"
-    ENVIRONMENT.update(PYTHONPATH=str(PACKAGES), PYTHONDONTWRITEBYTECODE="1", PYTHON_GIL="0")
+    ENVIRONMENT.update(PYTHONDONTWRITEBYTECODE="1", PYTHON_GIL="0")
     make_environment(python)
     if "build" not in chosen:
         chosen.insert(0, "build")

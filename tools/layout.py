@@ -4,9 +4,9 @@
     python tools/layout.py --selftest       plant each violation in a temporary tree: it must be found
 
 Rules: dependencies point down the layers of each crate, and the core knows no Python; `unsafe` stays
-inside the two fences; native objects keep their state in the types of `ffi::cell`; every Rust file opens with `//!`; no `.unwrap()`, `todo!` or `unimplemented!`
-outside tests; no file above 600 lines without a reason; the Python layer takes nothing from asyncio's
-own loops but what the table below allows.
+inside the two fences; native objects keep their state in the types of `ffi::cell`; every Rust file opens
+with `//!`; no `.unwrap()`, `todo!` or `unimplemented!` outside tests; no file above 600 lines without a
+reason; the Python layer takes nothing from asyncio's own loops but what the table below allows.
 
 Rust is read as tokens, not compiled: comments, strings and `#[cfg(test)]` items are blanked, `use`
 trees expanded, `super` and `self` resolved. What a macro pastes together is not seen.
@@ -288,9 +288,7 @@ def check_cells(files: list[RustFile]) -> Iterator[Finding]:
     for f in files:
         if not f.name.startswith(HAS_CELLS) or f.name.startswith(FENCES):
             continue
-        named = [
-            (use.start(), path) for use in re.finditer(r"\buse\s+([^;]+);", f.code) for path in _expand(use[1])
-        ]
+        named = [(use.start(), path) for use in re.finditer(r"\buse\s+([^;]+);", f.code) for path in _expand(use[1])]
         named += [(found.start(), _segments(found[0])) for found in re.finditer(r"\b\w+\s*::\s*\w+", f.code)]
         for offset, path in named:
             if tuple(path[:2]) in CONFINED:

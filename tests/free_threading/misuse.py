@@ -61,7 +61,7 @@ async def wait(future):
 def keep(place, thing):
     place.append(thing)
     if len(place) > KEPT:
-        del place[:KEPT // 2]
+        del place[: KEPT // 2]
     return thing
 
 
@@ -150,8 +150,10 @@ def look_at_future(s, rng):
 def callbacks(s, rng):
     future = pick(rng, s.futures + s.tasks)
 
-    def done(future, more=[object()]):
-        pass
+    more = [object()]
+
+    def done(future):
+        more.clear()
 
     future.add_done_callback(done)
     if rng.random() < 0.5:
@@ -283,8 +285,8 @@ def open_more(s, rng):
             start(s.loop.create_datagram_endpoint(Datagrams, local_addr=("127.0.0.1", 0)), s.datagrams)
         case 2 | 3:
             read, write = os.pipe()
-            start(s.loop.connect_read_pipe(Protocol, open(read, "rb", 0)), s.readers)
-            start(s.loop.connect_write_pipe(asyncio.BaseProtocol, open(write, "wb", 0)), s.writers)
+            start(s.loop.connect_read_pipe(Protocol, os.fdopen(read, "rb", 0)), s.readers)
+            start(s.loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(write, "wb", 0)), s.writers)
         case 4:
             start(s.loop.subprocess_exec(Child, "cat"), s.processes)
 

@@ -136,8 +136,8 @@ async def pipe(rng):
     loop = asyncio.get_running_loop()
     reading, writing = os.pipe()
     stream = asyncio.StreamReader()
-    reader, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), open(reading, "rb", 0))
-    writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, open(writing, "wb", 0))
+    reader, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(reading, "rb", 0))
+    writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(writing, "wb", 0))
     data = rng.randbytes(100_000)
     writer.write(data)
     if await stream.readexactly(len(data)) != data:

@@ -42,12 +42,12 @@ impl BorrowedSet {
 
     #[inline]
     pub fn remove(&self, place: u32) {
-        let mut s = self.0.borrow_mut();
-        let member = s.members[place as usize].take();
-        s.free.push(place);
         // What it holds, if anything, dies outside the borrow.
-        drop(s);
-        drop(member);
+        let _member = {
+            let mut s = self.0.borrow_mut();
+            s.free.push(place);
+            s.members[place as usize].take()
+        };
     }
 
     /// Owned references to all members. A member in the middle of its deallocation is left out.

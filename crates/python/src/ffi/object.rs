@@ -278,18 +278,30 @@ impl Obj {
     /// `self.get(key)` of a dict.
     #[inline]
     pub fn dict_get(&self, key: &Obj) -> Option<Ref> {
-        // SAFETY: live objects; a missing key is no error here, nor is what is no dict.
+        self.dict_get_if(key, |_| true)
+    }
+
+    /// `self.get(key)` of a dict, but for the object that is expected there.
+    #[inline]
+    pub fn dict_get_other(&self, key: &Obj, expected: &Obj) -> Option<Ref> {
+        self.dict_get_if(key, |value| !value.is(expected))
+    }
+
+    #[inline]
+    fn dict_get_if(&self, key: &Obj, wanted: impl FnOnce(&Obj) -> bool) -> Option<Ref> {
+        // SAFETY: live objects; a missing key is no error here, nor is what is no dict. Nothing runs before the reference
+        // of our own.
         #[cfg(not(Py_GIL_DISABLED))]
         unsafe {
             let p = c::PyDict_GetItemWithError(self.as_ptr(), key.as_ptr());
-            if p.is_null() { None } else { Some(Obj::from_raw(p).to_ref()) }
+            if p.is_null() || !wanted(Obj::from_raw(p)) { None } else { Some(Obj::from_raw(p).to_ref()) }
         }
         // SAFETY: as above. Another thread may drop the dict's reference at any time: only one of our own is safe.
         #[cfg(Py_GIL_DISABLED)]
         unsafe {
             let mut p = ptr::null_mut();
             c::PyDict_GetItemRef(self.as_ptr(), key.as_ptr(), &raw mut p);
-            Ref::from_owned_opt(p)
+            Ref::from_owned_opt(p).filter(|value| wanted(value))
         }
     }
 

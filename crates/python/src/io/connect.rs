@@ -68,7 +68,7 @@ fn open(frame: &Frame) -> Res<()> {
     frame.set_local(ADDRESS, address);
     let imports = imports();
     // A program may have put its own class in the place of the standard one.
-    let class = imports.socket_namespace.dict_get(name!("socket")).filter(|class| !class.is(&imports.socket_class));
+    let class = imports.socket_namespace.dict_get_other(name!("socket"), &imports.socket_class);
     if let Some(class) = class {
         let sock = class.call_kw(&[&*family, &*type_, &*protocol], kwnames!("family", "type", "proto"))?;
         frame.set_local(SOCK, sock);

@@ -130,7 +130,7 @@ fn finished(this: &This) -> Res {
 fn pipes(this: &This) -> Res {
     let found = dict()?;
     for fd in (0..PIPES).filter(|&fd| this.has_pipe[fd]) {
-        found.set_item(&*int(fd as i64)?, &*this.pipes[fd].get_or_none())?;
+        found.set_item(&*int(fd as i64)?, &this.pipes[fd].get_or_none())?;
     }
     Ok(found)
 }

@@ -9,7 +9,7 @@ use crate::{kwnames, name};
 
 /// The class that a program has put in the place of asyncio's own, if it has.
 fn replaced(namespace: &Obj, name: &Obj, original: &Obj) -> Option<Ref> {
-    namespace.dict_get(name).filter(|class| !class.is(original))
+    namespace.dict_get_other(name, original)
 }
 
 fn own_task_class() -> Option<Ref> {
