@@ -110,7 +110,7 @@ class Processes(LoopPart):
     @property
     def _watcher(self) -> PidfdWatcher | ThreadWatcher:
         """How the loop learns of a child's end; decided at the first child. asyncio has it from 3.14 on."""
-        watcher = self._child_watcher
+        watcher: PidfdWatcher | ThreadWatcher | None = self._child_watcher
         if watcher is None:
             watcher = self._child_watcher = PidfdWatcher() if _can_use_pidfd() else ThreadWatcher()
         return watcher
