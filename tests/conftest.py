@@ -39,6 +39,9 @@ FAILED = pytest.StashKey[bool]()
 @pytest.fixture(scope="session")
 def frozen_heap():
     """What lives by now stays alive: each collection looks at the test's own objects only."""
+    loop = aioxide.EventLoop()  # what a process has once: the descriptor by which signals end a wait
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
     gc.collect()
     gc.freeze()
     yield

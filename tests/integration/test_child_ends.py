@@ -1,6 +1,7 @@
 """How the loop learns of a child's end: by its pidfd, by a thread where there are none, and when others take the status."""
 
 import asyncio
+import contextvars
 import errno
 import gc
 import logging
@@ -8,6 +9,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 from unittest import mock
@@ -78,6 +80,7 @@ def test_the_status_is_not_lost_to_the_popen(run, caplog):
     assert WAIT_TEXT not in caplog.text
 
 
+@pytest.mark.aioxide_only  # up to 3.11 asyncio waits in a thread, which takes the status itself
 def test_a_status_taken_by_others_is_255_with_a_warning(run, caplog):
     async def main():
         process = await asyncio.create_subprocess_exec("sh", "-c", "sleep 0.2; exit 5")
@@ -210,3 +213,56 @@ def test_a_loop_closed_with_a_child_alive(new_loop):
         os.waitpid(pid, 0)
     except ChildProcessError as error:
         assert error.errno == errno.ECHILD
+
+
+def test_the_end_is_told_in_the_context_of_whoever_started_the_child(run):
+    """From 3.12 on; before, asyncio waits in a thread, which has another."""
+    variable = contextvars.ContextVar("variable", default="unset")
+    seen = []
+
+    class Protocol(asyncio.SubprocessProtocol):
+        def __init__(self):
+            self.lost = asyncio.get_running_loop().create_future()
+
+        def pipe_data_received(self, fd, data):
+            seen.append(("data", variable.get()))
+
+        def process_exited(self):
+            seen.append(("exited", variable.get()))
+
+        def connection_lost(self, error):
+            self.lost.set_result(None)
+
+    async def main():
+        variable.set("of the request")
+        _, protocol = await asyncio.get_running_loop().subprocess_exec(
+            Protocol, "sh", "-c", "echo; sleep 0.05", stdin=None, stderr=None
+        )
+        await protocol.lost
+
+    run(main)
+    assert ("data", "of the request") in seen
+    assert [value for what, value in seen if what == "exited"] == [
+        "of the request" if sys.version_info >= (3, 12) else "unset"
+    ]
+
+
+@pytest.mark.aioxide_only  # up to 3.13 asyncio waits for a connection_lost that cannot be called
+def test_a_protocol_without_connection_made(run):
+    class Protocol:
+        def process_exited(self):
+            pass
+
+        def connection_lost(self, error):
+            pass
+
+        def pipe_connection_lost(self, fd, error):
+            pass
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        for pipes in ({"stdin": None, "stdout": None, "stderr": None}, {}):
+            with pytest.raises(AttributeError, match="connection_made"):
+                await asyncio.wait_for(loop.subprocess_exec(Protocol, "sleep", "10", **pipes), 5)
+
+    run(main)

@@ -455,3 +455,35 @@ def test_an_outcome_of_each_public_call_on_a_closed_transport():
         return seen
 
     same(scenario)
+
+
+def test_a_foreign_sockets_method_is_called_when_there_is_something(run):
+    """A class that answers for itself when there is nothing must not be asked ahead of the poll."""
+
+    class Socket(socket.socket):
+        def recvfrom(self, *args):
+            try:
+                return super().recvfrom(*args)
+            except BlockingIOError:
+                return b"made up", None
+
+    class Protocol(asyncio.DatagramProtocol):
+        received = ()
+
+        def datagram_received(self, data, address):
+            self.received += (data,)
+
+    async def main():
+        sock = Socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(Protocol, sock=sock)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            for n in range(3):
+                peer.sendto(b"%d" % n, sock.getsockname())
+                await asyncio.sleep(0.02)
+        transport.close()
+        await asyncio.sleep(0)
+        return protocol.received
+
+    assert run(main) == (b"0", b"1", b"2")

@@ -83,7 +83,7 @@ def test_a_run_takes_what_nobody_has(new_loop, own_pipe):
 
     async def main():
         running = wakeup_fd()
-        assert running == loop._wake_pipe[1]
+        assert running not in (-1, loop._wake_pipe[1])
         loop.add_signal_handler(signal.SIGUSR1, print)
         assert wakeup_fd() not in (-1, running)
         loop.remove_signal_handler(signal.SIGUSR1)
@@ -108,16 +108,94 @@ def test_a_handler_that_outlives_the_run_that_installed_it(new_loop):
         loop.add_signal_handler(signal.SIGUSR1, calls.append, 1)
 
     loop.run_until_complete(main())
-    assert wakeup_fd() not in (-1, loop._wake_pipe[1])
+    handlers = wakeup_fd()
+    assert handlers != -1
     send(signal.SIGUSR1)
 
     async def remove():
         await asyncio.sleep(0.01)
+        assert wakeup_fd() == handlers
         loop.remove_signal_handler(signal.SIGUSR1)
-        assert wakeup_fd() == loop._wake_pipe[1]
+        assert wakeup_fd() not in (-1, handlers)
 
     loop.run_until_complete(remove())
     assert calls == [1]
+
+
+@pytest.mark.aioxide_only  # asyncio lets it be -1
+def test_the_descriptor_of_a_run_may_be_put_back_at_any_time(new_loop, own_pipe, tmp_path):
+    """As libraries do that save the old one: its number is never another file's."""
+    loop = new_loop()
+
+    async def save():
+        return signal.set_wakeup_fd(own_pipe[1])
+
+    saved = loop.run_until_complete(save())
+    assert saved != -1
+    loop.close()
+    files = [open(tmp_path / str(n), "wb", buffering=0) for n in range(20)]
+    for file in files:
+        os.set_blocking(file.fileno(), False)
+    assert signal.set_wakeup_fd(saved) == own_pipe[1]
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        send(signal.SIGUSR1)
+        again = new_loop()
+        again.run_until_complete(asyncio.sleep(0))
+        send(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        signal.set_wakeup_fd(-1)
+    for file in files:
+        file.close()
+    assert [file.name for file in files if os.path.getsize(file.name)] == []
+
+
+def test_no_signal_is_lost_where_a_run_begins_or_ends(new_loop):
+    loop, calls = new_loop(), []
+    loop.add_signal_handler(signal.SIGUSR1, calls.append, 1)
+
+    async def turns():
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    for n in range(150):
+        thread = threading.Thread(target=send, args=(signal.SIGUSR1,))
+        thread.start()
+        while thread.is_alive():
+            loop.run_until_complete(turns())
+        thread.join()
+        deadline = time.monotonic() + 5
+        while len(calls) <= n:
+            assert time.monotonic() < deadline, f"signal {n} is lost"
+            loop.run_until_complete(turns())
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+@pytest.mark.aioxide_only  # asyncio's run leaves it alone
+def test_no_byte_of_the_programs_own_descriptor_is_lost(new_loop, own_pipe):
+    loop, handled = new_loop(), []
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.append(1))
+    signal.set_wakeup_fd(own_pipe[1])
+    try:
+
+        async def turns():
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+        for _ in range(100):
+            thread = threading.Thread(target=send, args=(signal.SIGUSR1,))
+            thread.start()
+            while thread.is_alive():
+                loop.run_until_complete(turns())
+            thread.join()
+        loop.run_until_complete(turns())
+        assert handled
+        assert len(os.read(own_pipe[0], 1000)) == 100
+        assert wakeup_fd() == own_pipe[1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        signal.set_wakeup_fd(-1)
 
 
 @pytest.mark.aioxide_only  # asyncio's first loop is deaf from then on
@@ -210,6 +288,7 @@ def storm(count, *numbers, to=ME):
     return subprocess.Popen([sys.executable, "-S", "-c", STORM, str(to), str(count), *(str(int(n)) for n in numbers)])
 
 
+@pytest.mark.aioxide_only  # asyncio's pipe takes 278 signals, of whatever kind
 def test_a_storm_with_handlers(run):
     async def main():
         loop, calls = asyncio.get_running_loop(), {signal.SIGINT: 0, signal.SIGTERM: 0}

@@ -8,6 +8,7 @@
 //! * `clock`: `monotonic_s`, `monotonic_coarse_s`, `COARSE_LAG_S`, `resolution_s`
 //! * `epoll`: `Epoll`, `Event`, `Interest`, `Timeout` (a readiness set: level-triggered, edges on demand)
 //! * `file`: `read`, `write`, `write_vectored`, `kind`, `set_nonblocking`
+//! * `outlet`: `Outlet` (a descriptor for `signal.set_wakeup_fd` that is never closed)
 //! * `pipe`: `WakePipe` (a descriptor other threads and signal handlers write a byte into)
 //! * `process`: `open_pidfd`, `take_status`, `is_unknown` (children)
 //! * `socket`: `recv`, `recv_from`, `send`, `send_to`, `send_vectored`, `accept`, `connect`, ...
@@ -22,7 +23,7 @@ pub use address::Address;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub use linux::{clock, epoll, file, pipe, process, socket};
+pub use linux::{clock, epoll, file, outlet, pipe, process, socket};
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("aioxide-core has no sys/ for this platform yet: sys/mod.rs lists what it must supply");

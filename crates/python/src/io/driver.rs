@@ -21,7 +21,6 @@ use super::descriptors::{Transports, possible_descriptor};
 use super::fork;
 use super::held::Held;
 use super::signals::Signals;
-use super::wakeup_fd;
 use crate::ffi::cell::{Cell, RefCell};
 use crate::ffi::{Obj, Once, Owned, Raised, Ref, Res, Visit, exc};
 use crate::objects::handle::Handle;
@@ -283,7 +282,6 @@ impl Driver {
     /// Close the epoll set and the pipes, and drop the watchers: transports that nobody else holds end here, with their warning.
     pub fn close(&self) {
         let reactor = self.reactor.take();
-        wakeup_fd::forget(self.pipe.writer_fd());
         self.pipe.close();
         self.signals.close();
         self.held.clear();

@@ -86,7 +86,7 @@ impl Signals {
     pub(super) fn close(&self) {
         self.installed.set(false);
         if let Some(pipe) = self.pipe.get() {
-            wakeup_fd::forget(pipe.writer_fd());
+            wakeup_fd::forget(pipe);
             pipe.close();
         }
     }
@@ -126,7 +126,7 @@ impl Driver {
     /// The last signal handler was removed.
     pub fn release_signals(&self) -> Res<()> {
         self.signals.installed.set(false);
-        wakeup_fd::release(self.signals.writer_fd())
+        self.signals.pipe.get().map_or(Ok(()), wakeup_fd::release)
     }
 
     /// What the pipe says and the marks say goes into the ready queue: the body of the loop's own `Entry::Native`.
@@ -146,7 +146,7 @@ impl Driver {
         finally(checked, || {
             let explained = arrived.iter().filter_map(|&signal| bit(signal.into())).fold(0, |all, bit| all | bit);
             let missing = NOTED.swap(0, Ordering::Relaxed) & !explained;
-            if missing != 0 && (is_doubtful || !wakeup_fd::is_a_loops(pipe.writer_fd())?) {
+            if missing != 0 && (is_doubtful || !wakeup_fd::is_a_loops(pipe)?) {
                 arrived.extend((1..=64).filter(|&signal| bit(signal.into()).is_some_and(|bit| missing & bit != 0)));
             }
             arrived.iter().try_for_each(|&signal| match self.handle_signal(me, signal.into()) {

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod epoll;
 mod fd;
 pub mod file;
+pub mod outlet;
 pub mod pipe;
 pub mod process;
 pub mod socket;

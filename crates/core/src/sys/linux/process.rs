@@ -40,6 +40,11 @@ fn known(pid: i32) -> io::Result<Pid> {
     Pid::from_raw(pid).ok_or_else(|| Errno::CHILD.into())
 }
 
+/// Whether this is the thread that the process began with; in the child of a fork the one that has forked.
+pub fn is_main_thread() -> bool {
+    rustix::thread::gettid() == rustix::process::getpid()
+}
+
 /// Has the child's status been taken, or is it no child at all?
 pub fn is_unknown(error: &io::Error) -> bool {
     [Errno::CHILD, Errno::SRCH].iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()))

@@ -158,7 +158,8 @@ impl Inst<DatagramTransport> {
             came = self.read()?;
             Ok(())
         });
-        if came && self.lookahead.reports.get() == 0 {
+        // A foreign socket's method is called when there is something, and only then.
+        if came && self.is_plain && self.lookahead.reports.get() == 0 {
             self.look_again();
         }
         outcome

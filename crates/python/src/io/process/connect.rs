@@ -55,6 +55,7 @@ pub fn adopt(
         extra: Slot::of(info),
         returncode: Cell::new(None),
         pidfd: RefCell::new(None),
+        exit_context: Slot::empty(),
         has_pipe,
         pipes: std::array::from_fn(|_| Slot::empty()),
         pending: RefCell::new(Some(Vec::new())),
@@ -63,15 +64,11 @@ pub fn adopt(
         finished: Cell::new(false),
     })?;
     me.base.protocol.set_object(protocol);
-    if has_pipe.contains(&true) {
-        let connecting = connect_pipes(me.obj(), waiter)?;
-        event_loop.call_method(name!("create_task"), [&*connecting])?;
-    } else {
-        me.announce()?;
-        base::wake(waiter)?;
-    }
     me.watch_for_exit(event_loop, by_pidfd)?;
-    Ok(me)
+    match me.begin(event_loop, waiter) {
+        Ok(()) => Ok(me),
+        Err(raised) => finally(Err(raised), || me.close()).map(|()| me),
+    }
 }
 
 /// The attributes of a Popen.
@@ -135,6 +132,19 @@ fn start_connecting(frame: &Frame, fd: usize, name: &Obj) -> Res<Option<Ref>> {
 }
 
 impl Inst<SubprocessTransport> {
+    /// A task connects the pipes, if there are any.
+    fn begin(&self, event_loop: &Obj, waiter: &Obj) -> Res<()> {
+        if self.has_pipe.contains(&true) {
+            let connecting = connect_pipes(self.obj(), waiter)?;
+            return event_loop.call_method(name!("create_task"), [&*connecting]).map(drop);
+        }
+        match self.announce() {
+            Ok(()) => base::wake(waiter),
+            Err(raised) if raised.is_exit() => Err(raised),
+            Err(raised) => base::fail(waiter, &raised.take()),
+        }
+    }
+
     /// `connection_made`, then what has happened before it.
     fn announce(&self) -> Res<()> {
         let connection_made = self.base.protocol.object().getattr(name!("connection_made"))?;

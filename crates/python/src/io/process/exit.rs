@@ -8,7 +8,7 @@ use aioxide_core::reactor::Direction;
 use aioxide_core::sys::process;
 
 use super::SubprocessTransport;
-use crate::ffi::{Inst, Obj, Owned, Raised, Res, exc, index_value, int, none, str_of, string, warn};
+use crate::ffi::{Context, Inst, Obj, Owned, Raised, Res, exc, index_value, int, none, str_of, string, warn};
 use crate::io::driver::Driver;
 use crate::io::finally;
 use crate::name;
@@ -36,6 +36,9 @@ impl Inst<SubprocessTransport> {
         let opened = if by_pidfd { Some(process::open_pidfd(self.pid)) } else { None };
         match opened {
             Some(Ok(pidfd)) => {
+                if cfg!(Py_3_12) {
+                    self.exit_context.put(Context::copy_current()?);
+                }
                 let fd = pidfd.as_raw_fd();
                 *self.pidfd.borrow_mut() = Some(pidfd);
                 match Driver::of(event_loop) {
@@ -61,9 +64,11 @@ impl Inst<SubprocessTransport> {
             Ok(None) => return Ok(()),
             Err(_) => self.status_of_popen()?,
         };
-        self.stop_watching()?;
-        let warned = if status.is_none() { self.warn_of_unknown_status() } else { Ok(()) };
-        finally(warned, || self.on_exit(status.unwrap_or(UNKNOWN_STATUS)))
+        let stopped = self.stop_watching();
+        finally(stopped, || {
+            let warned = if status.is_none() { self.warn_of_unknown_status() } else { Ok(()) };
+            finally(warned, || self.on_exit(status.unwrap_or(UNKNOWN_STATUS)))
+        })
     }
 
     /// Somebody has called the Popen's `wait()` or `poll()`.
@@ -93,12 +98,22 @@ impl Inst<SubprocessTransport> {
 
     /// Same as `_process_exited`.
     pub(super) fn on_exit(&self, status: i32) -> Res<()> {
-        let returncode = int(status.into())?;
-        if self.base.is_debug() {
-            let format = string("%r exited with return code %r")?;
-            imports().logger.call_method(name!("info"), [&*format, self.obj(), &*returncode])?;
-        }
+        let logged = self.log_exit(status);
         self.returncode.set(Some(status));
+        finally(logged, || self.publish(status))
+    }
+
+    fn log_exit(&self, status: i32) -> Res<()> {
+        if !self.base.is_debug() {
+            return Ok(());
+        }
+        let format = string("%r exited with return code %r")?;
+        imports().logger.call_method(name!("info"), [&*format, self.obj(), &*int(status.into())?]).map(drop)
+    }
+
+    /// Tell the Popen, the protocol and who waits.
+    fn publish(&self, status: i32) -> Res<()> {
+        let returncode = int(status.into())?;
         let popen = self.process.get_or_none();
         if popen.getattr(name!("returncode"))?.is_none() {
             popen.setattr(name!("returncode"), &returncode)?;

@@ -27,7 +27,7 @@ pub use connect::adopt;
 pub use exit::Notices;
 pub use face::build;
 
-use crate::ffi::{Class, Inst, Native, Obj, Raised, Ref, Res, Slot, Vector, Visit, exc, string};
+use crate::ffi::{Class, Context, Inst, Native, Obj, Raised, Ref, Res, Slot, Vector, Visit, exc, string};
 use crate::io::base::Base;
 use crate::io::finally;
 use crate::name;
@@ -49,6 +49,8 @@ pub struct SubprocessTransport {
     returncode: Cell<Option<i32>>,
     /// Readable when the child has ended; none where the kernel refuses it, and a thread waits.
     pidfd: RefCell<Option<OwnedFd>>,
+    /// What the child's end is told in: the context of whoever started it, from 3.12 on. Before, asyncio waits in a thread.
+    exit_context: Slot,
     /// Which pipes there are, and the protocol of each that is connected.
     has_pipe: [bool; PIPES],
     pipes: [Slot; PIPES],
@@ -99,8 +101,8 @@ pub fn class() -> Ref {
 }
 
 impl SubprocessTransport {
-    fn slots(&self) -> [&Slot; 2] {
-        [&self.process, &self.extra]
+    fn slots(&self) -> [&Slot; 3] {
+        [&self.process, &self.extra, &self.exit_context]
     }
 
     /// The Popen.
@@ -145,7 +147,11 @@ impl Inst<SubprocessTransport> {
     /// # Errors
     /// Only SystemExit and KeyboardInterrupt.
     pub fn run(&self) -> Res<()> {
-        match self.reap() {
+        let outcome = match self.exit_context.get() {
+            Some(context) => Context::run(&context, || self.reap()),
+            None => self.reap(),
+        };
+        match outcome {
             Ok(()) => Ok(()),
             Err(raised) => {
                 crate::io::report_stray(raised, self.base.event_loop.get(), self.obj(), "SubprocessTransport._reap()")

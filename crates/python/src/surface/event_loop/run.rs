@@ -8,7 +8,7 @@ use aioxide_core::kernel::poll_timeout;
 use aioxide_core::sys::clock;
 
 use super::{EventLoop, create, debug};
-use crate::ffi::{BoolExt, Context, Inst, Obj, Raised, Ref, Res, float, float_value, import, none};
+use crate::ffi::{BoolExt, Context, Inst, Obj, Raised, Ref, Res, check_signals, float, float_value, import, none};
 use crate::io::{self, wakeup_fd};
 use crate::objects::names::imports;
 use crate::objects::scheduler::Entry;
@@ -187,11 +187,12 @@ pub fn is_running(this: &Inst<EventLoop>) -> Res {
 struct Running<'a> {
     this: &'a Inst<EventLoop>,
     old_hooks: Option<Ref>,
+    is_woken_by_signals: bool,
 }
 
 impl<'a> Running<'a> {
     fn start(this: &'a Inst<EventLoop>) -> Res<Running<'a>> {
-        let mut running = Running { this, old_hooks: None };
+        let mut running = Running { this, old_hooks: None, is_woken_by_signals: false };
         match running.enter() {
             Ok(()) => Ok(running),
             Err(raised) => Err(running.end(Err(raised)).err().unwrap_or_else(|| Raised::runtime("cannot start"))),
@@ -208,7 +209,11 @@ impl<'a> Running<'a> {
         let last = me.getattr(name!("_asyncgen_finalizer_hook"))?;
         self.old_hooks = Some(sys.call_method(name!("get_asyncgen_hooks"), [])?);
         sys.call_method_kw(name!("set_asyncgen_hooks"), [&*first, &*last], kwnames!("firstiter", "finalizer"))?;
-        wakeup_fd::begin_run(self.this.scheduler.pipe().writer_fd())?;
+        self.is_woken_by_signals = wakeup_fd::begin_run(self.this.scheduler.pipe())?;
+        if self.is_woken_by_signals {
+            // One that came before has left nothing in the pipe, and would interrupt no wait.
+            check_signals()?;
+        }
         self.this.scheduler.claim()?;
         imports().set_running_loop.call1(me)?;
         Ok(())
@@ -259,7 +264,7 @@ impl<'a> Running<'a> {
     }
 
     fn give_up_wakeup_fd(&self) -> Res<()> {
-        wakeup_fd::end_run(self.this.scheduler.pipe().writer_fd())
+        if self.is_woken_by_signals { wakeup_fd::end_run(self.this.scheduler.pipe()) } else { Ok(()) }
     }
 
     fn stop_tracking(&self) -> Res<()> {
