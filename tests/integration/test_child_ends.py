@@ -235,10 +235,11 @@ def test_the_end_is_told_in_the_context_of_whoever_started_the_child(run):
 
     async def main():
         variable.set("of the request")
-        _, protocol = await asyncio.get_running_loop().subprocess_exec(
+        transport, protocol = await asyncio.get_running_loop().subprocess_exec(
             Protocol, "sh", "-c", "echo; sleep 0.05", stdin=None, stderr=None
         )
         await protocol.lost
+        transport.close()
 
     run(main)
     assert ("data", "of the request") in seen

@@ -60,7 +60,7 @@ pub fn adopt(
         pipes: std::array::from_fn(|_| Slot::empty()),
         pending: RefCell::new(Some(Vec::new())),
         waiters: RefCell::new(Vec::new()),
-        notices,
+        notices: Cell::new(notices),
         finished: Cell::new(false),
     })?;
     me.base.protocol.set_object(protocol);
@@ -87,7 +87,7 @@ fn connect_pipes(owner: &Obj, waiter: &Obj) -> Res {
             Err(raised) => {
                 let exception = raised.take();
                 let released = release_pipes(&frame);
-                finally(released, || base::fail(&waiter, &exception))?;
+                finally(released, || owner_of(&frame)?.give_up(&waiter, &exception))?;
             }
         }
         Ok(none().to_ref())
@@ -141,8 +141,14 @@ impl Inst<SubprocessTransport> {
         match self.announce() {
             Ok(()) => base::wake(waiter),
             Err(raised) if raised.is_exit() => Err(raised),
-            Err(raised) => base::fail(waiter, &raised.take()),
+            Err(raised) => self.give_up(waiter, &raised.take()),
         }
+    }
+
+    /// `connection_made` will not be called, nor `connection_lost`: who waits for the end gets it with the status.
+    fn give_up(&self, waiter: &Obj, exception: &Obj) -> Res<()> {
+        self.notices.set(Notices::AtExit);
+        base::fail(waiter, exception)
     }
 
     /// `connection_made`, then what has happened before it.

@@ -119,11 +119,11 @@ impl Inst<SubprocessTransport> {
             popen.setattr(name!("returncode"), &returncode)?;
         }
         self.tell(name!("process_exited"), &[])?;
-        if self.notices == Notices::AtExit {
+        if self.notices.get() == Notices::AtExit {
             self.wake_waiters()?;
         }
         self.try_finish()?;
-        if self.notices == Notices::AfterExit { self.wake_waiters() } else { Ok(()) }
+        if self.notices.get() == Notices::AfterExit { self.wake_waiters() } else { Ok(()) }
     }
 
     /// Same as `_try_finish`: `connection_lost` when the child and all its pipes have ended.

@@ -58,7 +58,7 @@ pub struct SubprocessTransport {
     pending: RefCell<Option<Vec<Call>>>,
     /// Futures of `_wait`.
     waiters: RefCell<Vec<Ref>>,
-    notices: Notices,
+    notices: Cell<Notices>,
     finished: Cell<bool>,
 }
 
