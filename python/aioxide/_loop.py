@@ -75,6 +75,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         "_asyncgens",
         "_asyncgens_shutdown_called",
         "_child_watcher",
+        "_children",
         "_coroutine_origin_depth",
         "_default_executor",
         "_dns_executor",
@@ -97,6 +98,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         self._asyncgens_shutdown_called = False
         self._coroutine_origin_depth: int | None = None
         self._child_watcher = None
+        self._children = WeakSet()
         self._unix_server_sockets = {}
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
@@ -158,9 +160,11 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
             return
         if self._debug:
             logger.debug("Close %r", self)
+        children = self._running_children()
         self._close()
         self._executor_shutdown_called = True
         self._close_executors()
+        self._leave_children(children)
 
     # Asynchronous generators.
 
