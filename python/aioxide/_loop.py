@@ -15,6 +15,7 @@ from asyncio import constants, coroutines
 # anyio recognises the root task by this very function among its callbacks.
 from asyncio.base_events import _run_until_complete_cb  # type: ignore[attr-defined]
 from asyncio.log import logger
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
@@ -222,3 +223,17 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
             raise TypeError(f"coroutines cannot be used with {method}()")
         if not callable(callback):
             raise TypeError(f"a callable object was expected by {method}(), got {callback!r}")
+
+
+def _name_as_one_class() -> None:
+    """The public methods of the parts are `EventLoop`'s in error messages and reprs: the parts are nobody's business."""
+    for part in EventLoop.__mro__:
+        if not part.__module__.startswith("aioxide."):
+            continue
+        for name, method in vars(part).items():
+            if isinstance(method, FunctionType) and not name.startswith("_"):
+                method.__qualname__ = f"EventLoop.{name}"
+                method.__module__ = "aioxide"
+
+
+_name_as_one_class()
