@@ -55,7 +55,7 @@ test-rust: ## The core's tests, without an interpreter
 	@cargo test -q --locked -p aioxide-core
 
 test-python: dev ## Unit tests, tour, nativeness gate, fuzzer and conformance
-	@$(PY) -m pytest -q
+	@$(PY) tools/side_by_side.py "$(PY) -m pytest -q tests/integration" "$(PY) -m pytest -q tests/unit"
 	@$(PY) -m fuzz --jobs $(JOBS)
 	@$(PY) tests/conformance/run.py -j $(JOBS)
 

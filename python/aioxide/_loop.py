@@ -15,6 +15,7 @@ from asyncio import constants, coroutines
 # anyio recognises the root task by this very function among its callbacks.
 from asyncio.base_events import _run_until_complete_cb  # type: ignore[attr-defined]
 from asyncio.log import logger
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
@@ -75,6 +76,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         "_asyncgens",
         "_asyncgens_shutdown_called",
         "_child_watcher",
+        "_children",
         "_coroutine_origin_depth",
         "_default_executor",
         "_dns_executor",
@@ -97,6 +99,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
         self._asyncgens_shutdown_called = False
         self._coroutine_origin_depth: int | None = None
         self._child_watcher = None
+        self._children = WeakSet()
         self._unix_server_sockets = {}
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
@@ -158,9 +161,11 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
             return
         if self._debug:
             logger.debug("Close %r", self)
+        children = self._running_children()
         self._close()
         self._executor_shutdown_called = True
         self._close_executors()
+        self._leave_children(children)
 
     # Asynchronous generators.
 
@@ -218,3 +223,17 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
             raise TypeError(f"coroutines cannot be used with {method}()")
         if not callable(callback):
             raise TypeError(f"a callable object was expected by {method}(), got {callback!r}")
+
+
+def _name_as_one_class() -> None:
+    """The public methods of the parts are `EventLoop`'s in error messages and reprs: the parts are nobody's business."""
+    for part in EventLoop.__mro__:
+        if not part.__module__.startswith("aioxide."):
+            continue
+        for name, method in vars(part).items():
+            if isinstance(method, FunctionType) and not name.startswith("_"):
+                method.__qualname__ = f"EventLoop.{name}"
+                method.__module__ = "aioxide"
+
+
+_name_as_one_class()

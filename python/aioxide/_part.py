@@ -126,6 +126,8 @@ class LoopPart(asyncio.AbstractEventLoop):
         _asyncgens: WeakSet[Any]
         _asyncgens_shutdown_called: bool
         _child_watcher: Any
+        #: Transports of the loop's children, ended ones too as long as somebody holds them.
+        _children: WeakSet[SubprocessTransport]
 
         def _check_default_executor(self) -> None: ...
         def _check_callback(self, callback: object, method: str) -> None: ...

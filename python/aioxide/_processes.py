@@ -3,7 +3,8 @@
 Counterpart: the methods of `asyncio.BaseEventLoop` of these names, and the child watchers of
 `asyncio.unix_events`. `subprocess.Popen` starts the child, with all of its keywords; what comes after
 (pipes, signals, the end) is `_native.SubprocessTransport`. A child's end is noticed by its pidfd; where
-the system refuses one, a thread waits. Nothing here needs SIGCHLD.
+the system refuses one, a thread waits. Nothing here needs SIGCHLD. A child that outlives its loop is
+waited for by a thread too: it is nobody's zombie.
 """
 
 from __future__ import annotations
@@ -17,12 +18,19 @@ import threading
 from asyncio import base_subprocess, unix_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from ._part import LoopPart, stdlib_mentions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
     from ._native import SubprocessTransport
     from ._part import ProtocolFactory
+
+    #: A child that runs: its Popen, and its transport as long as somebody holds it.
+    Child: TypeAlias = tuple["subprocess.Popen[bytes]", Callable[[], SubprocessTransport | None]]
 
 __all__ = ["Processes"]
 
@@ -34,9 +42,12 @@ elif sys.version_info < (3, 11):
 else:
     _WAKES_AT = 2  # with the status
 
-#: Up to 3.11 asyncio's default is a thread, and this is what that logs.
+#: Up to 3.11 asyncio's default is a thread for each child, whatever the system has; what is logged tells.
+_THREAD_IS_DEFAULT = sys.version_info < (3, 12)
 _BY_THREAD_TEXT = "Unknown child process pid %d, will report returncode 255"
 _BY_PIDFD_TEXT = "child process pid %d exit status already read:  will report returncode 255"
+_EXIT_TEXT = "process %s exited with returncode %s"
+_CLOSED_TEXT = "Loop %r that handles pid %r is closed"
 
 
 def _can_use_pidfd() -> bool:
@@ -53,6 +64,10 @@ def _can_use_pidfd() -> bool:
 
 class PidfdWatcher(getattr(unix_events, "_PidfdChildWatcher", object)):  # type: ignore[misc]
     """The name for "by pidfd" on a loop's `_watcher` (3.14+). The work is native."""
+
+    def __init__(self) -> None:
+        #: For a child whose pidfd is refused, and for those that outlive the loop.
+        self.threads = ThreadWatcher()
 
     def add_child_handler(self, *_: Any) -> None:
         """Not used: the loop watches its children by itself."""
@@ -80,26 +95,78 @@ class ThreadWatcher(getattr(unix_events, "_ThreadedChildWatcher", object)):  # t
     def watch(self, loop: Processes, transport: SubprocessTransport) -> None:
         """Have `transport` told when its child has ended."""
         pid = transport.get_pid()
-        thread = threading.Thread(
-            target=self._wait, args=(loop, transport, pid), name=f"asyncio-waitpid-{next(self._numbers)}", daemon=True
-        )
-        self._threads[pid] = thread
-        thread.start()
+        # Held here: the transport lets it go at its end.
+        self._start(pid, self._wait, loop, transport._proc, transport, pid)
 
-    def _wait(self, loop: Processes, transport: SubprocessTransport, pid: int) -> None:
+    def waits_for(self, pid: int) -> bool:
+        """Whether a thread waits for this child."""
+        return pid in self._threads
+
+    def reap(self, loop: Processes, child: Child) -> None:
+        """Take the child's status when it ends, for `loop`, which is closed."""
+        process, _ = child
+        self._start(process.pid, self._wait_alone, loop, child)
+
+    def _start(self, pid: int, target: Callable[..., None], *args: Any) -> None:
+        name = f"asyncio-waitpid-{next(self._numbers)}"
+        self._threads[pid] = thread = threading.Thread(target=target, args=args, name=name, daemon=True)
         try:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:  # the loop's thread will find the same
-            pass
+            thread.start()
+        except BaseException:
+            del self._threads[pid]
+            raise
+
+    def _wait(
+        self, loop: Processes, process: subprocess.Popen[bytes], transport: SubprocessTransport, pid: int
+    ) -> None:
+        _log_end(loop, pid)
         self._threads.pop(pid, None)
         try:
             loop.call_soon_threadsafe(transport._reap)
         except RuntimeError:
-            logger.warning("Loop %r that handles pid %r is closed", loop, pid)
-            try:
-                os.waitpid(pid, 0)  # no zombie is left
-            except ChildProcessError:
-                pass
+            logger.warning(_CLOSED_TEXT, loop, pid)
+            _take_status(process, transport)
+
+    def _wait_alone(self, loop: Processes, child: Child) -> None:
+        process, find_transport = child
+        if _THREAD_IS_DEFAULT:
+            _log_end(loop, process.pid)
+            logger.warning(_CLOSED_TEXT, loop, process.pid)
+        else:
+            _await_end(process.pid)
+        self._threads.pop(process.pid, None)
+        _take_status(process, find_transport())
+
+
+def _await_end(pid: int) -> int | None:
+    """Block until the child has ended, and leave its status where it is. Its return code, if nobody took it."""
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    if ended is None:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+def _log_end(loop: Processes, pid: int) -> None:
+    returncode = _await_end(pid)
+    if returncode is not None and loop.get_debug():
+        logger.debug(_EXIT_TEXT, pid, returncode)
+
+
+def _take_status(process: subprocess.Popen[bytes], transport: SubprocessTransport | None) -> None:
+    """Leave no zombie of a child that has ended after its loop.
+
+    By its Popen, whom the program may ask meanwhile. The transport is told, so that it signals no
+    number that is free again.
+    """
+    returncode = process.wait()
+    if transport is not None and transport.get_returncode() is None:
+        try:
+            transport._process_exited(returncode)
+        except RuntimeError:  # the loop is closed: nobody can be called
+            pass
 
 
 class Processes(LoopPart):
@@ -115,16 +182,49 @@ class Processes(LoopPart):
             watcher = self._child_watcher = PidfdWatcher() if _can_use_pidfd() else ThreadWatcher()
         return watcher
 
+    @property
+    def _thread_watcher(self) -> ThreadWatcher:
+        watcher = self._watcher
+        return watcher.threads if isinstance(watcher, PidfdWatcher) else watcher
+
     def _wait_in_thread(self, transport: SubprocessTransport) -> None:
         """A pidfd was refused, now or always."""
-        watcher = self._watcher
-        if not isinstance(watcher, ThreadWatcher):
-            watcher = ThreadWatcher()
-        watcher.watch(self, transport)
+        self._thread_watcher.watch(self, transport)
 
     def _warn_of_unknown_status(self, pid: int) -> None:
-        by_thread = sys.version_info < (3, 12) or isinstance(self._watcher, ThreadWatcher)
+        by_thread = _THREAD_IS_DEFAULT or isinstance(self._watcher, ThreadWatcher)
         logger.warning(_BY_THREAD_TEXT if by_thread else _BY_PIDFD_TEXT, pid)
+
+    def _log_exit(self, pid: int, returncode: int) -> None:
+        """In debug mode, for a child whose end was noticed by its pidfd; a thread logs by itself."""
+        if _THREAD_IS_DEFAULT:
+            logger.debug(_EXIT_TEXT, pid, returncode)
+
+    def _running_children(self) -> list[Child]:
+        """Those whose status is not taken. To ask before the native loop closes: it may hold their last reference."""
+        return [
+            (transport._proc, ref(transport))
+            for transport in self._children
+            if transport.get_returncode() is None and transport._proc is not None
+        ]
+
+    def _leave_children(self, children: list[Child]) -> None:
+        """The loop is closed: threads wait for the children that still run.
+
+        They do not hold the transports: who drops the last reference to one kills the child.
+        """
+        for process, find_transport in children:
+            if self._thread_watcher.waits_for(process.pid):
+                continue
+            if process.poll() is not None:
+                _take_status(process, find_transport())
+                continue
+            if sys.is_finalizing():
+                return  # a thread would never begin; init inherits the children
+            try:
+                self._thread_watcher.reap(self, (process, find_transport))
+            except RuntimeError:  # no more threads: subprocess takes the status when it next starts a child
+                return
 
     async def subprocess_shell(  # type: ignore[override]
         self,
@@ -230,6 +330,7 @@ class Processes(LoopPart):
         waiter = self.create_future()
         by_pidfd = isinstance(self._watcher, PidfdWatcher)
         transport = self._adopt_child(process, protocol, waiter, extra, _WAKES_AT, by_pidfd)
+        self._children.add(transport)
         try:
             await waiter
         except (SystemExit, KeyboardInterrupt):

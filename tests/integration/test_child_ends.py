@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import errno
 import gc
 import logging
 import os
@@ -15,6 +14,7 @@ import time
 from unittest import mock
 
 import pytest
+from children import await_waiting_threads
 
 WAIT_TEXT = "will report returncode 255"
 
@@ -80,8 +80,9 @@ def test_the_status_is_not_lost_to_the_popen(run, caplog):
     assert WAIT_TEXT not in caplog.text
 
 
-@pytest.mark.aioxide_only  # up to 3.11 asyncio waits in a thread, which takes the status itself
-def test_a_status_taken_by_others_is_255_with_a_warning(run, caplog):
+def test_a_status_taken_by_others_is_255_with_a_warning(run, caplog, is_ours):
+    if not is_ours and sys.version_info < (3, 12):
+        pytest.skip("asyncio's thread waits for the same, and either may be the one who gets it")
     async def main():
         process = await asyncio.create_subprocess_exec("sh", "-c", "sleep 0.2; exit 5")
         pid, _ = os.waitpid(process.pid, 0)
@@ -208,11 +209,160 @@ def test_a_loop_closed_with_a_child_alive(new_loop):
     with pytest.warns(ResourceWarning, match="unclosed transport|still running"):
         del process
         gc.collect()
-    until(lambda: is_zombie(pid) or not os.path.exists(f"/proc/{pid}"))
-    try:
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    with pytest.raises(ChildProcessError):
         os.waitpid(pid, 0)
-    except ChildProcessError as error:
-        assert error.errno == errno.ECHILD
+    await_waiting_threads()
+
+
+def started(loop, *args, **keywords):
+    return loop.run_until_complete(observed_start(*args, **keywords))
+
+
+async def observed_start(*args, **keywords):
+    return await asyncio.create_subprocess_exec(*args, **keywords)
+
+
+def closed_texts(caplog):
+    return [r.getMessage() for r in caplog.records if "that handles pid" in r.getMessage()]
+
+
+def ended_texts(caplog, pid):
+    return [r.getMessage() for r in caplog.records if r.getMessage().startswith(f"process {pid} exited with")]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="asyncio leaves a zombie")
+def test_a_child_that_outlives_its_loop_is_reaped_as_by_asyncio(new_loop, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("asyncio"), "info", lambda *_: None)  # its record holds the transport
+    loop = new_loop()
+    process = started(loop, "sleep", "100")
+    loop.set_debug(True)
+    loop.close()
+    with caplog.at_level(logging.DEBUG, "asyncio"):
+        os.kill(process.pid, signal.SIGTERM)
+        until(lambda: not os.path.exists(f"/proc/{process.pid}"))
+        await_waiting_threads()
+    assert closed_texts(caplog) == [f"Loop {loop!r} that handles pid {process.pid} is closed"]
+    assert ended_texts(caplog, process.pid) == [f"process {process.pid} exited with returncode -15"]
+    process._transport.close()
+
+
+def ready_to_end(loop, code):
+    """A child that ends with this code when its second value is called. (A stream would ask for the loop.)"""
+    out, into = os.pipe()
+    process = started(loop, "sh", "-c", f"read line; exit {code}", stdin=out)
+    os.close(out)
+    return process, lambda: (os.write(into, b"\n"), os.close(into))
+
+
+@pytest.mark.aioxide_only
+def test_children_that_outlive_their_loop(new_loop, by, caplog):
+    """Each is reaped at its own end, its status goes to the Popen and the transport, and nobody is signalled later."""
+    loop = new_loop()
+    (quick, end_quick), (slow, end_slow) = ready_to_end(loop, 3), ready_to_end(loop, 4)
+    popens = [p._transport.get_extra_info("subprocess") for p in (quick, slow)]
+    with caplog.at_level(logging.WARNING, "asyncio"):
+        loop.close()
+        assert [popen.poll() for popen in popens] == [None, None]
+        for process, popen, code, end in zip((quick, slow), popens, (3, 4), (end_quick, end_slow)):
+            end()
+            until(lambda process=process: not os.path.exists(f"/proc/{process.pid}"))
+            assert popen.wait(5) == code
+            until(lambda process=process: process.returncode is not None)
+            assert process.returncode == code
+        with mock.patch("os.kill") as kill:
+            quick.kill()
+            slow.terminate()
+        assert not kill.called
+    await_waiting_threads()
+    by_thread = by == "thread" or sys.version_info < (3, 12)
+    assert len(closed_texts(caplog)) == 2 * by_thread
+    for process in (quick, slow):
+        process._transport.close()
+
+
+@pytest.mark.aioxide_only
+def test_a_child_that_ended_unnoticed_before_the_close(new_loop, by):
+    loop = new_loop()
+    process, end = ready_to_end(loop, 6)
+    end()
+    until(lambda: is_zombie(process.pid))
+    if by == "thread":
+        await_waiting_threads()
+    before = set(threading.enumerate())
+    loop.close()
+    assert set(threading.enumerate()) == before
+    assert not os.path.exists(f"/proc/{process.pid}")
+    assert process.returncode == 6
+    process._transport.close()
+
+
+@pytest.mark.aioxide_only
+def test_no_thread_without_a_child_that_runs(new_loop, monkeypatch):
+    loop = new_loop()
+    process = started(loop, "true")
+    assert loop.run_until_complete(process.wait()) == 0
+    monkeypatch.setattr("threading.Thread.start", None)
+    loop.close()
+
+
+@pytest.mark.aioxide_only
+def test_no_thread_to_be_had_for_a_child_that_stays(new_loop, monkeypatch):
+    """The loop is closed all the same; the child ends with its transport."""
+    loop = new_loop()
+    process = started(loop, "sleep", "100")
+    popen = process._transport.get_extra_info("subprocess")
+
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("threading.Thread.start", refuse)
+        loop.close()
+    assert loop.is_closed()
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        del process
+        gc.collect()
+    assert popen.wait(5) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("line", ["loop.close()", "pass"])
+def test_the_program_ends_with_a_child_alive(loop_name, line):
+    """Nothing hangs, whoever closes the loop."""
+    cls = "aioxide.EventLoop" if loop_name == "aioxide" else "asyncio.SelectorEventLoop"
+    source = f"""
+import asyncio, aioxide
+loop = {cls}()
+async def main():
+    return await asyncio.create_subprocess_exec("sleep", "3")
+asyncio.set_event_loop(loop)
+process = loop.run_until_complete(main())
+print(process.pid, flush=True)
+{line}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=False
+    )
+    assert done.returncode == 0
+    assert int(done.stdout) > 0
+
+
+def test_debug_mode_logs_what_the_thread_saw(run, by, is_ours, caplog):
+    """asyncio's watcher that is a thread does: the default one up to 3.11, and later that without pidfds."""
+
+    async def main():
+        asyncio.get_running_loop().set_debug(True)
+        process = await asyncio.create_subprocess_exec("sh", "-c", "exit 7")
+        killed = await sleeper()
+        killed.kill()
+        return process.pid, await process.wait(), killed.pid, await killed.wait()
+
+    with caplog.at_level(logging.DEBUG, "asyncio"):
+        pid, code, killed_pid, killed_code = run(main)
+    assert (code, killed_code) == (7, -signal.SIGKILL)
+    expected = by == "thread" if is_ours else sys.version_info < (3, 12)
+    assert ended_texts(caplog, pid) == [f"process {pid} exited with returncode 7"] * expected
+    assert ended_texts(caplog, killed_pid) == [f"process {killed_pid} exited with returncode -9"] * expected
 
 
 def test_the_end_is_told_in_the_context_of_whoever_started_the_child(run):

@@ -497,3 +497,31 @@ def test_a_socket_that_was_closed_by_hand_is_an_error_of_the_connection(run, pai
         peer.close()
 
     run(main)
+
+
+def test_is_closing_knows_of_a_failed_send_when_the_send_is_made(run, is_ours):
+    """At once on asyncio and on a cold transport; at the callback's end where the write is held."""
+
+    async def looks(protocol, peer):
+        protocol.transport.pause_reading()  # so that only the send finds out
+        reset(peer)
+        await asyncio.sleep(0.01)
+
+        def write_and_look():
+            before = protocol.transport.is_closing()
+            protocol.transport.write(b"a")
+            return before, protocol.transport.is_closing()
+
+        found = await in_callback(write_and_look)
+        assert isinstance(await protocol.lost, (ConnectionResetError, BrokenPipeError))
+        return found, protocol.transport.is_closing()
+
+    async def held(protocol, peer):
+        assert await looks(protocol, peer) == ((False, False), True)
+
+    async def main():
+        assert await looks(*await connect()) == ((False, True), True)
+        if is_ours:
+            await steadily(held)
+
+    run(main)

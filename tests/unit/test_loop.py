@@ -2,7 +2,10 @@
 
 import asyncio
 import contextvars
+import copy
+import inspect
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -233,6 +236,59 @@ def test_any_number_of_arguments_arrives(new_loop, n):
     loop.call_later(0, lambda *args: seen.append(args), *range(n))
     turn(loop)
     assert seen == [tuple(range(n))] * 2
+
+
+def test_a_handle_cannot_be_copied(new_loop, is_ours):
+    """A copy of asyncio's shares all with the first. Ours is a place in the queue."""
+    loop = new_loop()
+    for handle in (loop.call_soon(print), loop.call_later(60, print)):
+        if is_ours:
+            with pytest.raises(TypeError):
+                copy.copy(handle)
+            with pytest.raises(TypeError):
+                copy.deepcopy(handle)
+        else:
+            assert copy.copy(handle)._callback is print
+        with pytest.raises(TypeError):
+            pickle.dumps(handle)
+        handle.cancel()
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+def public_methods():
+    import aioxide
+
+    for name in dir(aioxide.EventLoop):
+        method = inspect.getattr_static(aioxide.EventLoop, name)
+        if not name.startswith("_") and inspect.isfunction(method) and "asyncio" not in method.__module__.split("."):
+            yield name, method
+
+
+def test_the_loop_is_one_class_to_who_looks():
+    """In reprs, error messages and pickles, as asyncio's `BaseEventLoop`."""
+    found = dict(public_methods())
+    assert {"subprocess_exec", "create_unix_server", "create_connection", "close"} < set(found)
+    for name, method in found.items():
+        assert (method.__qualname__, method.__module__) == (f"EventLoop.{name}", "aioxide")
+        assert pickle.loads(pickle.dumps(method)) is method
+        assert f"def {name}(" in inspect.getsource(method)
+
+
+def test_error_messages_and_reprs_name_no_part_of_the_loop():
+    import aioxide
+
+    loop = aioxide.new_event_loop()
+    try:
+        with pytest.raises(TypeError, match=r"^EventLoop\.create_unix_server\(\) got an unexpected keyword argument"):
+            loop.create_unix_server(None, nope=1)
+        assert repr(loop.subprocess_exec).startswith("<bound method EventLoop.subprocess_exec of <EventLoop ")
+        coroutine = loop.subprocess_exec(None, "true")
+        assert coroutine.__qualname__ == "EventLoop.subprocess_exec"
+        coroutine.close()
+    finally:
+        loop.close()
 
 
 # --- exception handlers ------------------------------------------------------------------------------------------
