@@ -64,11 +64,22 @@ impl Inst<SubprocessTransport> {
             Ok(None) => return Ok(()),
             Err(_) => self.status_of_popen()?,
         };
+        let by_pidfd = self.pidfd.borrow().is_some();
         let stopped = self.stop_watching();
         finally(stopped, || {
-            let warned = if status.is_none() { self.warn_of_unknown_status() } else { Ok(()) };
-            finally(warned, || self.on_exit(status.unwrap_or(UNKNOWN_STATUS)))
+            let told = match status {
+                None => self.warn_of_unknown_status(),
+                // Up to 3.11 asyncio's thread says this.
+                Some(status) if !cfg!(Py_3_12) && by_pidfd && self.base.is_debug() => self.log_status(status),
+                Some(_) => Ok(()),
+            };
+            finally(told, || self.on_exit(status.unwrap_or(UNKNOWN_STATUS)))
         })
+    }
+
+    fn log_status(&self, status: i32) -> Res<()> {
+        let (pid, status) = (int(self.pid.into())?, int(status.into())?);
+        self.base.event_loop.get_or_none().call_method(name!("_log_exit"), [&*pid, &*status]).map(drop)
     }
 
     /// Somebody has called the Popen's `wait()` or `poll()`.
