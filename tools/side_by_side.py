@@ -23,7 +23,9 @@ def main(commands: list[str]) -> int:
         started = []
         for n, command in enumerate(commands):
             output = None if n == 0 else open(f"{folder}/{n}", "w+b")
-            started.append((command, output, subprocess.Popen(shlex.split(command), stdout=output, stderr=output)))
+            # Each in a session of its own: tests signal their process group.
+            process = subprocess.Popen(shlex.split(command), stdout=output, stderr=output, start_new_session=True)
+            started.append((command, output, process))
         try:
             statuses = [process.wait() for _, _, process in started]
         except KeyboardInterrupt:
