@@ -210,19 +210,3 @@ def test_a_loop_closed_with_a_child_alive(new_loop):
         os.waitpid(pid, 0)
     except ChildProcessError as error:
         assert error.errno == errno.ECHILD
-
-
-def test_the_protocols_of_a_childs_pipes_by_name(seen):
-    async def scenario():
-        child = await spawn("cat")
-        pipes = [child.transport._pipes[fd] for fd in (0, 1, 2)]
-        names = [repr(pipe).partition(" pipe=")[0] for pipe in pipes]
-        child.transport.get_pipe_transport(0).close()
-        await child.lost
-        return names
-
-    assert seen(scenario) == [
-        "<WriteSubprocessPipeProto fd=0",
-        "<ReadSubprocessPipeProto fd=1",
-        "<ReadSubprocessPipeProto fd=2",
-    ]
