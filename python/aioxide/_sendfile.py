@@ -117,6 +117,9 @@ class Sendfile(LoopPart):
                     await protocol.drain()
                 else:
                     await protocol.drain()
+                    if transport.is_closing():
+                        # Closed while this waited: the write would be lost, and yet count.
+                        raise ConnectionError("Connection closed by peer")
                     transport.write(view[:read])
                 total += read
         finally:

@@ -131,6 +131,29 @@ def test_a_writer_that_ends_in_a_callback(run, name, ending):
     run(main)
 
 
+@pytest.mark.aioxide_only  # asyncio loses what was queued last
+@pytest.mark.parametrize("ending", ["close", "write_eof"])
+def test_a_writer_that_writes_and_closes_in_resume_writing(run, ending):
+    class Last(Pipe):
+        def resume_writing(self):
+            super().resume_writing()
+            if not self.transport.is_closing():
+                self.transport.write(b"y" * TOO_MUCH)
+                getattr(self.transport, ending)()
+
+    async def main():
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        source = await connect_writer(writer, Last)
+        source.transport.write(b"x" * TOO_MUCH)
+        assert await read_to_end(reader) == b"x" * TOO_MUCH + b"y" * TOO_MUCH
+        assert await source.lost is None
+        assert source.calls.count("lost") == 1
+        os.close(reader)
+
+    run(main)
+
+
 def test_a_reader_that_closes_while_it_receives():
     class Closes(Pipe):
         def data_received(self, data):

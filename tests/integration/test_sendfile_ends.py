@@ -71,6 +71,28 @@ def test_this_side_ends_in_the_middle(run, large_file, way, queued, is_ours):
     run(main)
 
 
+def test_a_close_while_the_fallback_waits(run):
+    """The file is left behind the last byte that went, whatever the error is."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        protocol, peer = await connect()
+        file = io.BytesIO(bytes(TOO_MUCH))
+        sending = asyncio.ensure_future(loop.sendfile(protocol.transport, file))
+        await begun(peer)
+        while not protocol.transport.get_write_buffer_size():
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        protocol.transport.close()
+        there = Collector(peer)
+        with pytest.raises((ConnectionError, AttributeError)):  # asyncio has lost its loop
+            await asyncio.wait_for(sending, 10)
+        await protocol.lost
+        assert 0 < len(await there.all()) == file.tell() < TOO_MUCH
+
+    run(main)
+
+
 @pytest.mark.parametrize("target", ["socket", "transport"])
 def test_a_file_that_shrinks_and_one_that_grows(tmp_path, target):
     async def scenario():

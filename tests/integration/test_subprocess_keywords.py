@@ -246,3 +246,19 @@ def test_the_parents_ends_are_not_inherited_and_do_not_block(run):
         return seen
 
     assert run(main) == [(True, False, False)] * 3
+
+
+def test_the_protocols_of_a_childs_pipes_by_name(seen):
+    async def scenario():
+        child = await spawn(*CAT)
+        pipes = [child.transport._pipes[fd] for fd in (0, 1, 2)]
+        names = [repr(pipe).partition(" pipe=")[0] for pipe in pipes]
+        child.transport.get_pipe_transport(0).close()
+        await child.lost
+        return names
+
+    assert seen(scenario) == [
+        "<WriteSubprocessPipeProto fd=0",
+        "<ReadSubprocessPipeProto fd=1",
+        "<ReadSubprocessPipeProto fd=2",
+    ]

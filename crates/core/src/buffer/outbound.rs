@@ -88,6 +88,11 @@ impl<C: Chunk> Outbound<C> {
         count
     }
 
+    /// The front chunk, and how many of its bytes are gone; all of it only in an empty queue.
+    pub fn front(&self) -> Option<(&C, usize)> {
+        self.chunks.front().map(|chunk| (chunk, self.sent))
+    }
+
     /// `n` more bytes were sent. Returns the chunks that are wholly sent, so that the caller drops them
     /// outside the borrow; allocates nothing if there are none.
     pub fn advance(&mut self, n: usize) -> Vec<C> {

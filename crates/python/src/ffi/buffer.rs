@@ -20,12 +20,13 @@ pub fn bytes_from(data: &[u8]) -> Res {
     unsafe { Ref::from_owned(c::PyBytes_FromStringAndSize(data.as_ptr().cast(), data.len() as isize)) }
 }
 
-/// The content of a `bytes` object, which never changes; None for other types.
+/// The content of an exact `bytes` object, which never changes and refers to nothing: whoever keeps one has nothing to show to
+/// the collector. None for other types, subclasses of `bytes` among them: an instance of one may refer to anything.
 #[inline]
 pub fn bytes_of(o: &Obj) -> Option<&[u8]> {
     // SAFETY: a live object; if it is bytes, the content lives as long and is immutable.
     unsafe {
-        if c::PyBytes_Check(o.as_ptr()) == 0 {
+        if c::PyBytes_CheckExact(o.as_ptr()) == 0 {
             return None;
         }
         let n = c::Py_SIZE(o.as_ptr()) as usize;

@@ -2,7 +2,8 @@
 //!
 //! CPython counterpart: `_SelectorSocketTransport._buffer`, `_UnixWritePipeTransport._buffer`.
 //!
-//! A `bytes` is queued by reference, it never changes; of anything mutable the unsent rest is copied by whoever queues it.
+//! A `bytes` is queued by reference: it never changes, and as it refers to nothing the collector need not see it. Of anything
+//! else the unsent rest is copied by whoever queues it: a bytearray changes, an instance of a subclass of `bytes` has a `__dict__`.
 
 use std::io::{self, ErrorKind, IoSlice};
 
@@ -15,7 +16,7 @@ use crate::ffi::{Ref, bytes_of};
 /// Chunks that one send gathers without an allocation.
 const FEW_SLICES: usize = 64;
 
-/// A `bytes` on its way out.
+/// A `bytes`, exactly, on its way out.
 pub struct Piece(pub Ref);
 
 impl Chunk for Piece {

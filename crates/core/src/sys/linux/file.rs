@@ -48,6 +48,12 @@ pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
     Ok(fcntl_setfl(fd, flags | OFlags::NONBLOCK)?)
 }
 
+/// Whether calls wait: `O_NONBLOCK` is off, which anybody who shares the open file may have done.
+#[inline]
+pub fn is_blocking(fd: RawFd) -> io::Result<bool> {
+    Ok(!fcntl_getfl(borrow(fd)?)?.contains(OFlags::NONBLOCK))
+}
+
 /// `read(2)`: the first so many bytes of `buffer` are initialised; zero is the end.
 #[inline]
 pub fn read(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {

@@ -90,7 +90,7 @@ impl DatagramTransport {
     /// OSError as the system has it; anything that the socket's own method raises.
     fn send(&self, data: &Obj, to: &Obj) -> Res<bool> {
         if self.is_plain {
-            let view = if data.is_bytes() { Ok(None) } else { ReadBuffer::new(data).map(Some) };
+            let view = if bytes_of(data).is_some() { Ok(None) } else { ReadBuffer::new(data).map(Some) };
             match view {
                 Ok(view) => {
                     let bytes = bytes_of(data).or(view.as_ref().map(ReadBuffer::as_slice)).unwrap_or_default();
@@ -248,7 +248,7 @@ impl Inst<DatagramTransport> {
     }
 }
 
-/// `bytes(data)` of a bytearray or a memoryview.
+/// `bytes(data)` of a bytearray, a memoryview or an instance of a subclass of `bytes`.
 fn data_of(data: &Obj) -> Res {
     match ReadBuffer::new(data) {
         Ok(view) => bytes_from(view.as_slice()),

@@ -8,6 +8,7 @@
 //! | [`watch`] | one direction of the descriptor, watched in a context              |
 //! | [`read`]  | readable: receive, call the protocol; the end of the stream        |
 //! | [`write`] | write: now, or queue the rest; the reader who hangs up             |
+//! | [`blocking`] | system calls on a descriptor that somebody has made blocking     |
 //! | [`face`]  | the Python classes                                                 |
 //!
 //! Invariants:
@@ -16,6 +17,7 @@
 //! * `connection_lost` is asked for once (`ends`), whatever ways to the end are taken. (asyncio asks again, which then fails.)
 //! * Any call of user code may close, pause or abort: every step looks at the state again after it.
 
+mod blocking;
 mod face;
 mod read;
 mod watch;

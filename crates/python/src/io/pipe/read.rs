@@ -9,7 +9,7 @@ use aioxide_core::reactor::Direction;
 use aioxide_core::sys::file;
 
 use super::watch::Watch;
-use super::{OfPipe, Pipe, READ_CLASS, START, lose_connection, report};
+use super::{OfPipe, Pipe, READ_CLASS, START, blocking, lose_connection, report};
 use crate::ffi::{Class, Inst, Native, Obj, Owned, Res, Visit, bytes_of, exc, index_value, none};
 use crate::io::base::Base;
 use crate::io::driver::Driver;
@@ -128,12 +128,20 @@ impl Inst<ReadPipeTransport> {
             return Ok(());
         };
         let fd = self.pipe.fd.get();
-        let received = self.room.receive(
-            driver,
-            |buffer| file::read_into(fd, buffer),
-            |room| file::read(fd, room),
-            |outcome, _| arrived(outcome),
-        );
+        let received = if blocking::is_blocking(fd) {
+            blocking::read(fd)
+        } else {
+            self.room.receive(
+                driver,
+                |buffer| file::read_into(fd, buffer),
+                |room| file::read(fd, room),
+                |outcome, _| arrived(outcome),
+            )
+        };
+        // While it blocked, the end may have come and gone.
+        if !self.pipe.object.is_some() {
+            return received.map(drop);
+        }
         match received {
             Ok(None) => Ok(()),
             Ok(Some(data)) if bytes_of(&data).is_some_and(<[u8]>::is_empty) => self.on_eof(),

@@ -2,20 +2,21 @@
 //!
 //! CPython counterpart: `asyncio.unix_events._UnixWritePipeTransport`.
 //!
-//! A `bytes` is queued by reference, it never changes; of anything mutable the unsent rest is copied. The queue is resumed
+//! A `bytes` is queued by reference, it never changes; of anything else the unsent rest is copied. The queue is resumed
 //! (`resume_writing`) when it is empty, not when it sinks below the low limit: so does asyncio.
 //!
 //! The reader who hangs up is an event on the reading side of our descriptor: of a pipe the kernel tells EPOLLERR, of a socket
 //! EPOLLHUP; what a socket's peer sends counts as hanging up, too, as in asyncio.
 
 use crate::ffi::cell::{Cell, RefCell};
+use std::os::fd::RawFd;
 
 use aioxide_core::buffer::Outbound;
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::file::{self, Kind};
 
 use super::watch::Watch;
-use super::{OfPipe, Pipe, START, WRITE_CLASS, lose_connection, report};
+use super::{OfPipe, Pipe, START, WRITE_CLASS, blocking, lose_connection, report};
 use crate::ffi::{
     Class, Inst, Native, Obj, Owned, Raised, ReadBuffer, Res, Visit, bytes_from, bytes_of, exc, is_bytes_like, none,
 };
@@ -182,18 +183,29 @@ impl Inst<WritePipeTransport> {
         let bytes = kept.or(view.as_ref().map(ReadBuffer::as_slice)).unwrap_or_default();
         let mut done = 0;
         if self.queue.borrow().is_empty() {
-            done = match sent(file::write(self.pipe.fd.get(), bytes)) {
+            let fd = self.pipe.fd.get();
+            let outcome = match blocking::is_blocking(fd) {
+                true => blocking::write(fd, bytes),
+                false => sent(file::write(fd, bytes)).map_err(|e| Raised::os(&e)),
+            };
+            done = match outcome {
                 Ok(done) if done == bytes.len() => return Ok(()),
                 Ok(done) => done,
-                Err(e) => {
+                Err(raised) => {
                     drop(view);
-                    return self.write_failed(Raised::os(&e));
+                    return self.write_failed(raised);
                 }
             };
+            // While it blocked, somebody may have ended the transport: nothing is written any more.
+            if self.pipe.ends.get() {
+                return Ok(());
+            }
         }
-        let piece = match kept {
-            Some(_) => Piece(data.to_ref()),
-            None => Piece(bytes_from(&bytes[std::mem::take(&mut done)..])?),
+        // A rest is queued by reference as the first one only: somebody may have written while it blocked.
+        let is_whole = kept.is_some() && (done == 0 || self.queue.borrow().is_empty());
+        let piece = match is_whole {
+            true => Piece(data.to_ref()),
+            false => Piece(bytes_from(&bytes[std::mem::take(&mut done)..])?),
         };
         let is_first = self.queue.borrow().is_empty();
         // Queued before anything that can run code, which may write here, too.
@@ -215,32 +227,61 @@ impl Inst<WritePipeTransport> {
     }
 
     fn write_failed(&self, raised: Raised) -> Res<()> {
-        self.base().conn_lost.set(self.base().conn_lost.get() + 1);
         if raised.is_exit() {
             return Err(raised);
         }
+        self.base().conn_lost.set(self.base().conn_lost.get() + 1);
         self.fail(&raised.take(), WRITE_FAILED)
     }
 
     /// Same as `_write_ready`.
     pub(super) fn on_writable(&self) -> Res<()> {
         let fd = self.pipe.fd.get();
-        if let Err(e) = send_queued(&self.queue, |slices| file::write_vectored(fd, slices)) {
+        let outcome = match blocking::is_blocking(fd) {
+            true => self.write_front(fd),
+            false => send_queued(&self.queue, |slices| file::write_vectored(fd, slices))
+                .map(drop)
+                .map_err(|e| Raised::os(&e)),
+        };
+        if let Err(raised) = outcome {
+            if raised.is_exit() {
+                return Err(raised);
+            }
             self.discard();
-            return finally(self.writer.stop(&self.pipe, self.obj()), || self.write_failed(Raised::os(&e)));
+            return finally(self.writer.stop(&self.pipe, self.obj()), || self.write_failed(raised));
         }
-        if self.unsent_bytes() != 0 {
+        // While it blocked, somebody may have aborted.
+        if self.unsent_bytes() != 0 || self.pipe.ends.get() {
             return Ok(());
         }
         self.writer.stop(&self.pipe, self.obj())?;
         // The protocol may close or abort in there, or end the program.
         finally(self.flow.maybe_resume(self.base(), self.obj(), 0), || {
-            if !self.base().closing.get() || self.pipe.ends.get() {
+            // It may have written, too: then close() still waits.
+            if !self.base().closing.get() || self.pipe.ends.get() || self.unsent_bytes() != 0 {
                 return Ok(());
             }
             // close() waited for this.
             finally(self.hang_up.stop(&self.pipe, self.obj()), || self.lose_connection(none()))
         })
+    }
+
+    /// Write the first of what is queued to a descriptor that blocks; it is held by a reference of its own meanwhile.
+    #[cold]
+    fn write_front(&self, fd: RawFd) -> Res<()> {
+        let front = self.queue.borrow().front().map(|(piece, done)| (piece.0.clone(), done));
+        let Some((front, done)) = front else {
+            return Ok(());
+        };
+        let rest = bytes_of(&front).and_then(|bytes| bytes.get(done..)).unwrap_or_default();
+        let count = blocking::write(fd, rest)?;
+        let mut queue = self.queue.borrow_mut();
+        // An abort may have emptied it meanwhile.
+        let count = count.min(queue.len());
+        let gone = queue.advance(count);
+        drop(queue);
+        drop(gone);
+        Ok(())
     }
 
     /// Same as `write_eof`, and as `close`: the end of what is written is the end of the pipe.

@@ -101,7 +101,8 @@ fn resume_writing(this: &This) -> Res {
 }
 
 fn repr(this: &This) -> Res {
-    let name = str_of(&*this.obj().class().getattr(name!("__name__"))?)?;
+    // asyncio's two classes.
+    let name = if this.fd == 0 { "WriteSubprocessPipeProto" } else { "ReadSubprocessPipeProto" };
     let pipe = str_of(&*this.transport.get_or_none().repr()?)?;
     string(&format!("<{name} fd={} pipe={pipe}>", this.fd))
 }

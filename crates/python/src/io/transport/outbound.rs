@@ -2,7 +2,7 @@
 //!
 //! CPython counterpart: `write`, `writelines`, `write_eof`, `_write_ready` (`_write_sendmsg` from 3.12).
 //!
-//! A `bytes` is queued by reference, it never changes; of anything mutable the unsent rest is copied, so the caller may
+//! A `bytes` is queued by reference, it never changes; of anything else the unsent rest is copied, so the caller may
 //! reuse its buffer (asyncio keeps a view of it from 3.12 on). Whoever calls out has let go of views and borrows.
 
 use std::io;
@@ -248,7 +248,7 @@ impl Inst<SocketTransport> {
 }
 
 fn to_piece(line: Ref) -> Res<Piece> {
-    if line.is_bytes() {
+    if bytes_of(&line).is_some() {
         return Ok(Piece(line));
     }
     match ReadBuffer::new(&line) {
