@@ -8,6 +8,7 @@ The first is seen as it goes, the others when they have ended. Exit status: the 
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import subprocess
@@ -19,10 +20,10 @@ def main(commands: list[str]) -> int:
     if not commands or commands[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if commands else 2
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
         started = []
         for n, command in enumerate(commands):
-            output = None if n == 0 else open(f"{folder}/{n}", "w+b")
+            output = None if n == 0 else stack.enter_context(tempfile.TemporaryFile())
             # Each in a session of its own: tests signal their process group.
             process = subprocess.Popen(shlex.split(command), stdout=output, stderr=output, start_new_session=True)
             started.append((command, output, process))
@@ -38,7 +39,6 @@ def main(commands: list[str]) -> int:
                 output.seek(0)
                 shutil.copyfileobj(output, sys.stdout.buffer)
                 sys.stdout.buffer.flush()
-                output.close()
             if status:
                 print(f"-- {command}: exit status {status}", flush=True)
         return next((status if status > 0 else 1 for status in statuses if status), 0)
