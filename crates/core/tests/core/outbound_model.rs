@@ -107,6 +107,7 @@ fn a_partial_send_keeps_the_chunk_and_a_whole_one_hands_it_out() {
     queue.push(b"hello".to_vec());
     queue.push(b"world".to_vec());
     assert!(queue.advance(4).is_empty());
+    assert_eq!(queue.front(), Some((&b"hello".to_vec(), 4)));
     assert_eq!(queue.advance(1), [b"hello".to_vec()]);
     assert_eq!(queue.len(), 5);
     assert_eq!(queue.advance(5), [b"world".to_vec()]);

@@ -14,7 +14,7 @@ use std::os::fd::RawFd;
 use aioxide_core::sys::file;
 
 use crate::ffi::{BytesWriter, Ref, Res, check_signals, detached};
-use crate::io::receive::arrived as count_of;
+use crate::io::receive::arrived;
 
 /// As asyncio's `max_size`.
 const READ_BYTES: usize = 256 * 1024;
@@ -31,7 +31,7 @@ pub(super) fn is_blocking(fd: RawFd) -> bool {
 /// OSError; what a signal handler raises.
 #[cold]
 pub(super) fn write(fd: RawFd, bytes: &[u8]) -> Res<usize> {
-    Ok(count_of(until_done(|| file::write(fd, bytes))?)?.unwrap_or(0))
+    Ok(arrived(until_done(|| file::write(fd, bytes))?)?.unwrap_or(0))
 }
 
 /// `read(2)` for as long as it takes, as [`write`]; None: nothing there.
@@ -40,7 +40,7 @@ pub(super) fn read(fd: RawFd) -> Res<Option<Ref>> {
     let mut writer = BytesWriter::with_capacity(READ_BYTES)?;
     let room = writer.room();
     let outcome = until_done(|| file::read(fd, room))?;
-    count_of(outcome)?.map(|count| writer.finish(count)).transpose()
+    arrived(outcome)?.map(|count| writer.finish(count)).transpose()
 }
 
 fn until_done(mut call: impl FnMut() -> io::Result<usize> + Send) -> Res<io::Result<usize>> {

@@ -2,14 +2,14 @@
 //!
 //! CPython counterpart: `asyncio.unix_events._UnixReadPipeTransport` and `_UnixWritePipeTransport`.
 //!
-//! | file      | one idea                                                           |
-//! |-----------|--------------------------------------------------------------------|
-//! | this      | what both are made of: the file object, its extra info, its end    |
-//! | [`watch`] | one direction of the descriptor, watched in a context              |
-//! | [`read`]  | readable: receive, call the protocol; the end of the stream        |
-//! | [`write`] | write: now, or queue the rest; the reader who hangs up             |
-//! | [`blocking`] | system calls on a descriptor that somebody has made blocking     |
-//! | [`face`]  | the Python classes                                                 |
+//! | file         | one idea                                                        |
+//! |--------------|-----------------------------------------------------------------|
+//! | this         | what both are made of: the file object, its extra info, its end |
+//! | [`watch`]    | one direction of the descriptor, watched in a context           |
+//! | [`read`]     | readable: receive, call the protocol; the end of the stream     |
+//! | [`write`]    | write: now, or queue the rest; the reader who hangs up          |
+//! | [`blocking`] | system calls on a descriptor that somebody has made blocking    |
+//! | [`face`]     | the Python classes                                              |
 //!
 //! Invariants:
 //! * The Python file object owns the descriptor; the transport closes the object, once, after the watches are gone. The
