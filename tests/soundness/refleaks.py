@@ -20,8 +20,10 @@ import threading
 import time
 import warnings
 
+import datagram_scenarios  # noqa: F401
 import network_scenarios  # noqa: F401
 import pipe_scenarios  # noqa: F401
+import process_scenarios  # noqa: F401
 import scheduler_scenarios  # noqa: F401
 from scenario import SCENARIOS, Settings
 
