@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::driver::Driver;
-use super::wakeup_fd;
+use super::{signals, wakeup_fd};
 use crate::ffi::{Obj, Res, import_attr, none, trampoline::Definition};
 use crate::objects::names::imports;
 use crate::{definition_noargs, kwnames};
@@ -18,6 +18,7 @@ static FORKED: Definition = definition_noargs!(c"aioxide_after_fork", forked);
 
 fn forked(_: &Obj) -> Res {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    signals::forget_marks();
     wakeup_fd::after_fork()?;
     Ok(none().to_ref())
 }

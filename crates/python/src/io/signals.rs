@@ -39,6 +39,11 @@ pub fn note(signal: &Obj) -> Res<()> {
     Ok(())
 }
 
+/// In the child of a fork: those were the parent's.
+pub fn forget_marks() {
+    NOTED.store(0, Ordering::Relaxed);
+}
+
 fn bit(signal: i64) -> Option<u64> {
     matches!(signal, 1..=64).then(|| 1 << (signal - 1))
 }

@@ -135,11 +135,12 @@ impl Inst<DatagramTransport> {
     /// Same as `_add_writer`: what happens when there is room again runs in the sender's context.
     fn start_writing(&self) -> Res<()> {
         let event_loop = self.base.event_loop()?;
+        // First: a writer that is watched without a context would be reported for ever.
+        self.write_context.put(self.base.capture_context()?);
         if let Some(driver) = Driver::of(&event_loop) {
             driver.watch(self.fd.get(), Direction::Write, self.obj())?;
             self.writing.set(true);
         }
-        self.write_context.put(self.base.capture_context()?);
         Ok(())
     }
 
