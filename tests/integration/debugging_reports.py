@@ -440,8 +440,8 @@ async def an_executor_that_does_not_end(loop, seen):
             await other.shutdown_default_executor(0.01)
 
         other.run_until_complete(main())
-        over.set()
         other.close()
+        over.set()  # not before: its outcome would race with the close
 
     thread = threading.Thread(target=run)
     thread.start()
