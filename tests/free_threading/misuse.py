@@ -191,7 +191,7 @@ def meddle_with_task(s, rng):
             task.set_name(str(rng.random()))
             task.get_name()
         case 3:
-            task.get_coro(), task.get_context(), task.get_stack()
+            task.get_coro(), task.get_context()
         case 4:
             task._fut_waiter, task._must_cancel
         case 5:

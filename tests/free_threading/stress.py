@@ -302,7 +302,8 @@ def look():
                     repr(task)
                 except TypeError:  # asyncio's own function looks twice whether there are callbacks
                     pass
-                task.done(), task.get_name(), task.get_coro(), task.get_context(), task.get_stack(), task._callbacks
+                task.done(), task.get_name(), task.get_coro(), task.get_context(), task._callbacks
+                # Not get_stack(): on 3.13t the frames of a running thread are not safe to walk, with asyncio's own tasks neither.
                 count("looks at tasks")
             target.loop.is_running(), asyncio.current_task(target.loop)
             for handle in target.loop._ready + target.loop._scheduled:
