@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.log import logger
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._part import LoopPart
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._part import ProtocolFactory
 
 __all__ = ["Pipes"]
+
+_T = TypeVar("_T", bound=asyncio.BaseTransport)
 
 
 class Pipes(LoopPart):
@@ -29,17 +33,7 @@ class Pipes(LoopPart):
         Same as `loop.connect_read_pipe`. The file is made non-blocking and is the transport's.
         ValueError for a regular file. Cancelling closes the file.
         """
-        protocol = protocol_factory()
-        waiter = self.create_future()
-        transport = self._make_read_pipe_transport(pipe, protocol, waiter)
-        try:
-            await waiter
-        except BaseException:
-            transport.close()
-            raise
-        if self._debug:
-            logger.debug("Read pipe %r connected: (%r, %r)", pipe.fileno(), transport, protocol)
-        return transport, protocol
+        return await self._connect_pipe(protocol_factory, pipe, self._make_read_pipe_transport, "Read")
 
     async def connect_write_pipe(  # type: ignore[override]
         self, protocol_factory: ProtocolFactory, pipe: Any
@@ -49,14 +43,19 @@ class Pipes(LoopPart):
         Same as `loop.connect_write_pipe`. The file is made non-blocking and is the transport's.
         ValueError for a regular file. Cancelling closes the file.
         """
+        return await self._connect_pipe(protocol_factory, pipe, self._make_write_pipe_transport, "Write")
+
+    async def _connect_pipe(
+        self, protocol_factory: ProtocolFactory, pipe: Any, make: Callable[..., _T], which: str
+    ) -> tuple[_T, asyncio.BaseProtocol]:
         protocol = protocol_factory()
         waiter = self.create_future()
-        transport = self._make_write_pipe_transport(pipe, protocol, waiter)
+        transport = make(pipe, protocol, waiter)
         try:
             await waiter
         except BaseException:
             transport.close()
             raise
         if self._debug:
-            logger.debug("Write pipe %r connected: (%r, %r)", pipe.fileno(), transport, protocol)
+            logger.debug("%s pipe %r connected: (%r, %r)", which, pipe.fileno(), transport, protocol)
         return transport, protocol

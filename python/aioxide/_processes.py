@@ -313,7 +313,11 @@ class Processes(LoopPart):
         extra: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> asyncio.SubprocessTransport:
+        # All that may fail without a child comes before there is one.
+        self._check_closed()
         self._flush_held()  # the child may look at what was written before
+        waiter = self.create_future()
+        by_pidfd = isinstance(self._watcher, PidfdWatcher)
         process = subprocess.Popen(
             args,
             shell=shell,
@@ -324,13 +328,11 @@ class Processes(LoopPart):
             bufsize=bufsize,
             **kwargs,
         )
+        transport = self._adopt_child(process, protocol, waiter, extra, _WAKES_AT, by_pidfd)
+        self._children.add(transport)
         if self._debug:
             program = args if isinstance(args, (bytes, str)) else args[0]
             logger.debug("process %r created: pid %s", program, process.pid)
-        waiter = self.create_future()
-        by_pidfd = isinstance(self._watcher, PidfdWatcher)
-        transport = self._adopt_child(process, protocol, waiter, extra, _WAKES_AT, by_pidfd)
-        self._children.add(transport)
         try:
             await waiter
         except (SystemExit, KeyboardInterrupt):

@@ -425,3 +425,23 @@ def test_a_protocol_without_connection_made(run):
                 await asyncio.wait_for(loop.subprocess_exec(Protocol, "sleep", "10", **pipes), 5)
 
     run(main)
+
+
+@pytest.mark.aioxide_only  # asyncio starts the child and kills it when its transport is collected
+def test_no_child_is_started_for_a_loop_that_cannot_have_it(new_loop, monkeypatch):
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: started.append(1))
+    closed, running = new_loop(), new_loop()
+    closed.close()
+    without_futures = new_loop()
+    without_futures.create_future = lambda: 1 / 0
+
+    async def main():
+        with pytest.raises(RuntimeError, match="Event loop is closed"):
+            await closed.subprocess_exec(asyncio.SubprocessProtocol, "true")
+        with pytest.raises(ZeroDivisionError):
+            await without_futures.subprocess_exec(asyncio.SubprocessProtocol, "true")
+
+    running.run_until_complete(main())
+    del without_futures.create_future
+    assert started == []

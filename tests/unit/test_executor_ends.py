@@ -528,3 +528,29 @@ def test_a_shutdown_while_another_thread_submits():
             assert set(refusals) <= {"cannot schedule new futures after shutdown"}
     finally:
         sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_debug_mode_that_cannot_name_a_delivery_makes_it_all_the_same(new_loop, error):
+    class Callback:
+        def __repr__(self):
+            raise error
+
+        def __call__(self, future):
+            called.append(future)
+
+    called = []
+    loop = new_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 10
+    future = loop.run_in_executor(None, int)
+    future.add_done_callback(Callback())
+    for _ in range(20):
+        try:
+            loop.run_until_complete(asyncio.wait_for(asyncio.sleep(0.01), 5))
+        except error:
+            pass
+        if future.done():
+            break
+    assert (future.done(), called) == (True, [future])
+    loop.run_until_complete(loop.shutdown_default_executor())

@@ -114,7 +114,7 @@ pub fn describe(work: &Obj, what: u32) -> Res<String> {
 }
 
 /// Do `then` whatever came of `first`, whose error counts. Nothing may be called while an error is set, so it is set aside.
-fn finally(first: Res<()>, then: impl FnOnce() -> Res<()>) -> Res<()> {
+pub fn finally(first: Res<()>, then: impl FnOnce() -> Res<()>) -> Res<()> {
     let Err(raised) = first else {
         return then();
     };

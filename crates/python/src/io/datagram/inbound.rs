@@ -22,6 +22,7 @@ use crate::io::address;
 use crate::io::driver::{Driver, RECEIVE_BYTES};
 use crate::io::sock::attempt;
 use crate::name;
+use crate::objects::handle;
 use crate::objects::scheduler::{Entry, Scheduler};
 
 /// Reports of the poll after a receive in vain until the next is risked.
@@ -87,6 +88,10 @@ impl Inst<DatagramTransport> {
             self.reading.set(true);
         }
         self.read_context.put(context);
+        match self.base.is_debug() {
+            true => self.read_from.put(handle::current_stack()?),
+            false => self.read_from.clear(),
+        }
         Ok(())
     }
 

@@ -40,7 +40,7 @@ use super::transport::Extra;
 use super::{address, finally, socket_object};
 use crate::ffi::{Class, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, index_value, none, socket_fd, tuple};
 use crate::name;
-use crate::objects::handle::{self, Handle};
+use crate::objects::handle::Handle;
 use crate::objects::scheduler::{Entry, Scheduler};
 
 /// Continuations of a transport in the ready queue.
@@ -75,6 +75,8 @@ pub struct DatagramTransport {
     lookahead: Lookahead,
     /// Copied where asyncio would make the reader's Handle.
     read_context: Slot,
+    /// Where reading was begun, in debug mode: that Handle's source traceback.
+    read_from: Slot,
     queue: RefCell<Queue>,
     flow: Flow,
     writing: Cell<bool>,
@@ -159,6 +161,7 @@ pub fn make(
         reading: Cell::new(false),
         lookahead: Lookahead::default(),
         read_context: Slot::empty(),
+        read_from: Slot::empty(),
         queue: RefCell::new(Queue::default()),
         flow: Flow::new(),
         writing: Cell::new(false),
@@ -171,10 +174,10 @@ pub fn make(
 }
 
 impl DatagramTransport {
-    fn slots(&self) -> [&Slot; 8] {
+    fn slots(&self) -> [&Slot; 9] {
         let [dict, extra_sock] = self.extra.slots();
-        let Self { sock, waiter, address, sender, read_context, write_context, .. } = self;
-        [dict, extra_sock, sock, waiter, address, sender, read_context, write_context]
+        let Self { sock, waiter, address, sender, read_context, read_from, write_context, .. } = self;
+        [dict, extra_sock, sock, waiter, address, sender, read_context, read_from, write_context]
     }
 
     /// Is it not closed?
@@ -226,8 +229,8 @@ impl Inst<DatagramTransport> {
         let exception = raised.take();
         let callback = self.obj().getattr(callback)?;
         let reported = Handle::new(&callback, &[], &event_loop, self.read_context.get().as_deref())?;
-        if self.base.is_debug() {
-            reported.set_source_traceback(handle::current_stack()?);
+        if let Some(begun_at) = self.read_from.get() {
+            reported.set_source_traceback(begun_at);
         }
         reported.report(Raised::raise(exception), Some(event_loop.clone()), &callback, tuple([]))
     }

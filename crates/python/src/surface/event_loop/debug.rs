@@ -18,8 +18,25 @@ use crate::tasks::task::registry;
 /// Run one entry, as `run::execute` does.
 #[cold]
 pub fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
-    let subject = match &entry {
-        Entry::Handle(h) if h.is_cancelled() => return Ok(()),
+    if matches!(&entry, Entry::Handle(h) if h.is_cancelled()) {
+        return Ok(());
+    }
+    let (subject, started) = match prepare(this, &entry) {
+        Ok(prepared) => prepared,
+        // A representation, or the program's own clock, has raised: the entry is run all the same.
+        Err(raised) => return io::finally(Err(raised), || run::execute(this, entry)),
+    };
+    let outcome = run_timed(this, entry, &subject, started);
+    this.current_handle.clear();
+    if let Subject::Handle(h) = &subject {
+        h.ran();
+    }
+    outcome
+}
+
+/// What the entry is, shown as the current handle, and when it begins.
+fn prepare(this: &Inst<EventLoop>, entry: &Entry) -> Res<(Subject, f64)> {
+    let subject = match entry {
         Entry::Handle(h) => Subject::Handle(h.clone()),
         Entry::Step(task) | Entry::Wake(task, _) | Entry::Throw(task, _) => Subject::Task(task.clone()),
         Entry::Call(f, argument, context) => {
@@ -28,17 +45,13 @@ pub fn execute(this: &Inst<EventLoop>, entry: Entry) -> Res<()> {
         // Now: when it has run it may have let go of what names it.
         Entry::Native(work, what) => Subject::Native(io::describe(work, *what).or_else(unnamed)?),
     };
-    this.current_handle.put(subject.shown(this)?);
-    let outcome = run_timed(this, entry, &subject);
-    this.current_handle.clear();
-    if let Subject::Handle(h) = &subject {
-        h.ran();
-    }
-    outcome
+    let shown = subject.shown(this)?;
+    let started = time(this)?;
+    this.current_handle.put(shown);
+    Ok((subject, started))
 }
 
-fn run_timed(this: &Inst<EventLoop>, entry: Entry, subject: &Subject) -> Res<()> {
-    let started = time(this)?;
+fn run_timed(this: &Inst<EventLoop>, entry: Entry, subject: &Subject, started: f64) -> Res<()> {
     match entry {
         Entry::Handle(h) => {
             if !h.is_quiet() {
