@@ -71,10 +71,11 @@ impl Inst<TlsTransport> {
             self.tell_eof()?;
             return self.on_shutdown_done(None);
         }
-        let outcome = self.with_output(|output| match self.session.exchange(input, output, |e| e.unwrap()) {
-            Ok(answered) => self.send(output).map(|()| answered),
-            Err(raised) => finally(Err(raised), || self.send(output)).map(|()| None),
-        });
+        let outcome =
+            self.with_output(|output| match self.session.exchange(input, output, |exchange| exchange.shut_down()) {
+                Ok(answered) => self.send(output).map(|()| answered),
+                Err(raised) => finally(Err(raised), || self.send(output)).map(|()| None),
+            });
         match outcome {
             Ok(Some(true)) => {
                 self.control_writing()?;

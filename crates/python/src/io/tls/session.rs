@@ -363,7 +363,7 @@ impl Exchange<'_> {
     }
 
     /// Same as `unwrap`; has the peer answered?
-    pub fn unwrap(&self) -> Res<bool> {
+    pub fn shut_down(&self) -> Res<bool> {
         unless_again(self.session.object().call_method(name!("unwrap"), [])).map(|done| done.is_some())
     }
 
