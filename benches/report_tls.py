@@ -81,7 +81,7 @@ def table(run: dict[str, Any], floors: Mapping[str, Floor]) -> str:
         for row in rows
     ]
     note = (
-        f"`floor`: OpenSSL and the kernel alone, as a share of what {REFERENCE} takes, measured once with {kinds(floors)}. "
+        f"`floor`: OpenSSL, the kernel and the protocol's Python alone, as a share of what {REFERENCE} takes, measured once with {kinds(floors)}. "
         f"`avoided`: of what {REFERENCE} takes above it; the goal is {AVOIDED:.0%}, as `times` {figure(1 / (1 - AVOIDED))}."
     )
     return "\n".join([*markdown(HEADER, lines), "", note])
