@@ -72,9 +72,7 @@ def exchange(tls):
 def test_a_server_and_a_client_transfer_both_ways_at_once(run, pki, kind, version):
     async def main():
         async with serving(PROTOCOLS[kind], pki.server(version)) as server:
-            peer = asyncio.ensure_future(
-                aside(lambda: exchange(blocking_client(pki.client(), server.address)))
-            )
+            peer = asyncio.ensure_future(aside(lambda: exchange(blocking_client(pki.client(), server.address))))
             protocol = await server.arrived()
             received = await by_protocol(protocol, OURS, len(THEIRS))
             protocol.transport.close()
