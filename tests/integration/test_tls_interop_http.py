@@ -267,9 +267,13 @@ def test_aiohttp_goes_through_a_proxy(run, pki, serve):
     aiohttp = wheel("aiohttp")
 
     async def main():
-        async with serve(pki.server()) as url, connect_proxy(None) as proxy, aiohttp.ClientSession(url) as session:
-            async with session.get("/big", ssl=pki.client(), proxy=proxy) as response:
-                assert digest(await response.read()) == digest(BIG)
+        async with (
+            serve(pki.server()) as url,
+            connect_proxy(None) as proxy,
+            aiohttp.ClientSession(url) as session,
+            session.get("/big", ssl=pki.client(), proxy=proxy) as response,
+        ):
+            assert digest(await response.read()) == digest(BIG)
 
     run(main)
 
@@ -280,13 +284,16 @@ def test_aiohttp_goes_through_a_proxy_over_tls(run, pki, serve):
     aiohttp = wheel("aiohttp")
 
     async def main():
-        context = pki.client()
-        async with serve(pki.server()) as url, connect_proxy(pki.server()) as proxy:
-            async with aiohttp.ClientSession(url) as session:
-                async with session.get("/big", ssl=context, proxy=proxy) as response:
-                    assert digest(await response.read()) == digest(BIG)
-                async with session.post("/checksum", data=io.BytesIO(BIG), ssl=context, proxy=proxy) as response:
-                    assert await response.json() == [len(BIG), digest(BIG)]
+        options = {"ssl": pki.client()}
+        async with (
+            serve(pki.server()) as url,
+            connect_proxy(pki.server()) as options["proxy"],
+            aiohttp.ClientSession(url) as session,
+        ):
+            async with session.get("/big", **options) as response:
+                assert digest(await response.read()) == digest(BIG)
+            async with session.post("/checksum", data=io.BytesIO(BIG), **options) as response:
+                assert await response.json() == [len(BIG), digest(BIG)]
 
     run(main)
 
@@ -354,19 +361,9 @@ async def asgi(scope, receive, send):
 @contextlib.asynccontextmanager
 async def uvicorn_server(pki):
     uvicorn = pytest.importorskip("uvicorn")
-    server = uvicorn.Server(
-        uvicorn.Config(
-            asgi,
-            host="127.0.0.1",
-            port=0,
-            ssl_keyfile=pki.key,
-            ssl_certfile=pki.cert,
-            lifespan="off",
-            log_config=None,
-            loop="none",
-            ws="none",
-        )  # fmt: skip
-    )
+    files = {"ssl_keyfile": pki.key, "ssl_certfile": pki.cert}
+    options = {"lifespan": "off", "log_config": None, "loop": "none", "ws": "none"}
+    server = uvicorn.Server(uvicorn.Config(asgi, host="127.0.0.1", port=0, **files, **options))
     running = asyncio.ensure_future(server.serve())
     try:
         while not server.started:

@@ -355,3 +355,18 @@ def wheel(name):
     if sys.version_info >= (3, 15):
         return pytest.importorskip(name, exc_type=ImportError)
     return importlib.import_module(name)
+
+
+async def talk(context, server_context, server_hostname="localhost"):
+    """A connection to a server of the same loop, which answers; the client's ssl_object."""
+    async with serving(Upper, server_context) as server:
+        _, protocol = await asyncio.get_running_loop().create_connection(
+            Recorder, *server.address, ssl=context, server_hostname=server_hostname
+        )
+        protocol.transport.write(b"hello")
+        await protocol.until_received(5)
+        assert bytes(protocol.received) == b"HELLO"
+        ssl_object = protocol.transport.get_extra_info("ssl_object")
+        protocol.transport.close()
+        assert await protocol.lost is None
+        return ssl_object
