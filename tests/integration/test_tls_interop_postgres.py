@@ -22,6 +22,12 @@ def address(pki):
         yield {"host": environment["PGHOST"], "port": int(environment["PGPORT"])}
 
 
+@pytest.fixture(scope="module")
+def psycopg():
+    """Imported before a test looks which descriptors are open: ctypes keeps one of libffi."""
+    return wheel("psycopg")
+
+
 @pytest.fixture
 def connect(address):
     asyncpg = wheel("asyncpg")
@@ -173,9 +179,7 @@ def test_the_server_ends_a_connection_of_asyncpg(run, pki, connect):
 
 
 @pytest.mark.parametrize("mode", ["require", "verify-full"])
-def test_psycopg(run, pki, address, mode):
-    psycopg = wheel("psycopg")
-
+def test_psycopg(run, pki, address, mode, psycopg):
     async def main():
         async with await psycopg.AsyncConnection.connect(
             **address, user="postgres", dbname="postgres", sslmode=mode, sslrootcert=pki.ca, autocommit=True

@@ -27,6 +27,9 @@ from serving import Serving
 #: SSL_OP_ALLOW_CLIENT_RENEGOTIATION of OpenSSL 3, which the ssl module does not name.
 ALLOW_CLIENT_RENEGOTIATION = 1 << 8
 
+#: asyncio of Python 3.10 says so of transports whose peer has ended the connection.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed transport <asyncio.sslproto:ResourceWarning")
+
 VERSIONS = {"tls1_2": ssl.TLSVersion.TLSv1_2, "tls1_3": ssl.TLSVersion.TLSv1_3}
 NAMES = {"tls1_2": "TLSv1.2", "tls1_3": "TLSv1.3"}
 
@@ -133,7 +136,7 @@ class Program:
         """Read until the marker has come, `count` times; what came up to there is taken from the output."""
         deadline = time.monotonic() + PATIENCE_S
         while self.output.count(marker) < count:
-            assert self._read(deadline), f"no {marker!r} in {self.output.decode(errors='replace')}"
+            assert self._read(deadline), f"no {marker!r} in {self._tail()}"
         *pieces, self.output = self.output.split(marker, count)
         return marker.join(pieces)
 
@@ -144,9 +147,12 @@ class Program:
             pass
         return self.output, self._process.wait(PATIENCE_S)
 
+    def _tail(self):
+        return self.output[-1000:].decode(errors="replace")
+
     def _read(self, deadline):
         ready, _, _ = select.select([self._process.stdout], [], [], max(0, deadline - time.monotonic()))
-        assert ready, f"nothing more after {self.output.decode(errors='replace')}"
+        assert ready, f"nothing more after {self._tail()}"
         piece = os.read(self._process.stdout.fileno(), 1 << 16)
         self.output += piece
         return piece
