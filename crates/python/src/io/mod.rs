@@ -14,6 +14,7 @@ pub mod driver;
 pub mod executor;
 mod flow;
 mod fork;
+mod gather;
 pub mod held;
 pub mod listener;
 mod literal;
@@ -27,6 +28,7 @@ pub mod sendfile;
 pub mod signals;
 pub mod sock;
 mod socket_object;
+pub mod tls;
 pub mod transport;
 pub mod wakeup_fd;
 
@@ -50,6 +52,7 @@ pub fn build() -> Res<()> {
     fork::watch_for_forks()?;
     transport::build()?;
     pipe::build()?;
+    tls::build()?;
     datagram::build()?;
     listener::build()?;
     executor::build()?;
