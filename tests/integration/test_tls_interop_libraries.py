@@ -1,20 +1,20 @@
 """A process in which other packages have brought an OpenSSL of their own: aioxide uses the one of the ssl module."""
 
+import json
 import os
 import subprocess
 import sys
 
+import aioxide
 import pytest
 from peers import PATIENCE_S
 
 PROGRAM = """
-import asyncio
+import json
 import os
-import ssl
 import sys
 
 when, loop_name, ca, cert, key, stranger = sys.argv[1:]
-forced = os.environ.get("AIOXIDE_TLS")
 
 
 def import_others():
@@ -27,6 +27,20 @@ def import_others():
     with open("/proc/self/maps") as maps:
         libraries = {line.split()[-1] for line in maps if "/libssl" in line}
     assert any("psycopg2_binary" in name for name in libraries), libraries
+
+
+if when == "globally":
+    # Its OpenSSL comes before all others in the order of the loader: `ssl` gets it, too.
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)
+    import psycopg2
+
+    sys.setdlopenflags(flags)
+if when in ("globally", "before"):
+    import_others()
+
+import asyncio
+import ssl
 
 
 async def serve(reader, writer):
@@ -56,8 +70,6 @@ async def talk():
     await server.wait_closed()
 
 
-if when == "before":
-    import_others()
 if loop_name == "aioxide":
     import aioxide
 
@@ -69,7 +81,7 @@ if when == "between":
     import_others()
     asyncio.run(talk())
 if loop_name == "aioxide":
-    print(aioxide.build_info())
+    print(json.dumps(aioxide.build_info()))
 """
 
 
@@ -83,6 +95,23 @@ def program(pki, when, loop_name, **environment):
 
 
 @pytest.mark.parametrize("when", ["before", "after", "between"])
-def test_with_libssl_of_psycopg2_and_cryptography(pki, loop_name, when):
+def test_with_libssl_of_psycopg2_and_cryptography(pki, loop_name, is_ours, when):
+    """It works, and by the same engine as without them."""
     lines = program(pki, when, loop_name)
-    assert set(lines[: 2 if when == "between" else 1]) == {"CERTIFICATE_VERIFY_FAILED"}
+    if is_ours:
+        assert json.loads(lines.pop()) == aioxide.build_info()
+    assert lines == ["CERTIFICATE_VERIFY_FAILED"] * (2 if when == "between" else 1)
+
+
+def test_with_a_libssl_that_everybody_gets(pki, loop_name, is_ours):
+    """Where one cannot know whose functions the ssl module calls, aioxide calls none."""
+    lines = program(pki, "globally", loop_name)
+    if is_ours:
+        assert json.loads(lines.pop())["tls"] == "fallback"
+    assert lines == ["CERTIFICATE_VERIFY_FAILED"]
+
+
+@pytest.mark.aioxide_only
+def test_the_other_engine_is_chosen_by_the_environment(pki, loop_name):
+    info = json.loads(program(pki, "never", loop_name, AIOXIDE_TLS="fallback").pop())
+    assert (info["tls"], info["tls_reason"]) == ("fallback", "AIOXIDE_TLS is set to fallback")
