@@ -73,7 +73,7 @@ class Tls(LoopPart):
             shutdown_timeout: float,
         ) -> _native.SSLTransport: ...
 
-    async def start_tls(  # type: ignore[override]
+    async def start_tls(
         self,
         transport: asyncio.WriteTransport,
         protocol: asyncio.BaseProtocol,

@@ -260,7 +260,7 @@ impl Inst<TlsTransport> {
 
     /// Give these records to the transport below, or keep them as long as that is paused.
     #[inline]
-    pub(super) fn send(&self, records: &mut Vec<u8>) -> Res<()> {
+    pub(super) fn send(&self, records: &[u8]) -> Res<()> {
         if records.is_empty() {
             return Ok(());
         }
