@@ -126,8 +126,9 @@ def test_a_server_goes_on_after_each_failure(run, certs):
         with pytest.raises(ssl.SSLCertVerificationError):
             await loop.create_connection(Recorder, *address, ssl=certs.client(), server_hostname="wrong.test")
         _, protocol = await loop.create_connection(Recorder, *address, ssl=certs.client())
-        await turns(10)
-        assert [one.calls for one in made if one.calls] == [["made"]]
+        while not (calls := [one.calls for one in made if one.calls]):
+            await asyncio.sleep(0.001)
+        assert calls == [["made"]]
         await drop(protocol)
         server.close()
         await asyncio.gather(*(one.lost for one in made if one.calls))
@@ -241,25 +242,41 @@ def test_a_flight_with_a_flipped_bit(certs, side, version, seed):
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("side", SIDES)
 def test_records_with_flipped_bits(certs, side, version, seed):
-    """Records of data: what is whole arrives, then the error of the one that is not."""
+    """A record of data that is not what was sent."""
 
     async def scenario():
         random_ = random.Random(seed)
         protocol, peer = await secure(certs, side, version=version)
         await peer.send(b"before")
         await protocol.until_received(6)
-        good = peer.encrypted(b"good")
         bad = bytearray(peer.encrypted(bytes(200)))
         # The header (kind, version, length), or what is authenticated.
         place = random_.randrange(5) if seed % 2 else random_.randrange(5, len(bad))
         bad[place] ^= 1 << random_.randrange(8)
-        await peer.send_raw(good + bad if seed % 4 < 2 else bad)
+        await peer.send_raw(bad)
         peer.shut()
         seen = await end_of(protocol)
         peer.close()
         return seen
 
     same(scenario, debug=True)
+
+
+@pytest.mark.aioxide_only  # asyncio drops what the same segment brought before it
+@pytest.mark.parametrize("side", SIDES)
+def test_what_came_before_a_bad_record_arrives(run, certs, side):
+    async def main():
+        for version in VERSIONS:
+            protocol, peer = await secure(certs, side, version=version)
+            good = peer.encrypted(b"good")
+            bad = bytearray(peer.encrypted(b"bad"))
+            bad[-1] ^= 1
+            await peer.send_raw(good + bad)
+            assert isinstance(await protocol.lost, ssl.SSLError)
+            assert protocol.received == b"good" and protocol.calls == ["made", "lost"]
+            peer.close()
+
+    run(main)
 
 
 @pytest.mark.parametrize("seed", range(6))
