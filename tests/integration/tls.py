@@ -224,6 +224,8 @@ class Peer:
         while True:
             try:
                 piece = await self.through(self.tls.read, 1 << 16)
+            except ssl.SSLZeroReturnError:  # after our own
+                return bytes(data), "close_notify"
             except OSError as error:
                 return bytes(data), type(error).__name__
             if not piece:
