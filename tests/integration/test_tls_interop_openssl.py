@@ -34,6 +34,7 @@ def said(client, text):
 # --- s_client against a server --------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_s_client_talks_and_goes(run, pki, version):
     def dialogue(port):
@@ -409,6 +410,7 @@ class ToySmtp(Recorder):
         self.transport = await self.loop.start_tls(self.transport, self, self.context, server_side=True)
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_s_client_starts_tls_by_smtp(run, pki, version):
     def dialogue(port):
@@ -446,6 +448,7 @@ async def closed(protocol):
     return await protocol.lost
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_s_server_answers(run, pki, version):
     """`-rev`: each line comes back reversed."""

@@ -175,6 +175,7 @@ def test_over_a_unix_socket(run, pki, tmp_path):
     run(main)
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", [1, 7, 1500])
 def test_a_stream_that_comes_in_small_pieces(run, pki, version, size):
@@ -282,6 +283,7 @@ def test_many_clients_at_once(run, pki):
 # --- ends -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_peer_unwraps(run, pki, version):
     """Its close_notify is answered; then comes the end of the connection."""
@@ -303,6 +305,7 @@ def test_the_peer_unwraps(run, pki, version):
     run(main)
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_plain_text_after_the_end_of_tls_is_no_data(run, pki, version):
     """A peer may go on without TLS; asyncio does not, and gives none of it to the protocol."""
@@ -447,6 +450,7 @@ async def upgrade(protocol, context, **options):
     assert protocol.calls == ["made", "eof", "lost"]
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_start_tls_of_a_server(run, pki, version):
     def dialogue(address):
@@ -462,6 +466,7 @@ def test_start_tls_of_a_server(run, pki, version):
     run(main)
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_start_tls_of_a_client(run, pki, version):
     def serve(plain):
