@@ -103,6 +103,40 @@ def test_a_client_and_a_server_transfer_both_ways_at_once(run, pki, kind, versio
     run(main)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("size", [1, 100, 16_383])
+def test_a_lent_buffer_that_holds_less_than_a_record(run, pki, version, size):
+    """The rest of it comes into the next ones, though nothing more comes from the peer."""
+    data = content(20 * size if size < 1000 else 50_000)
+    answered = threading.Event()
+
+    class Small(BufferedRecorder):
+        def __init__(self):
+            super().__init__(size)
+
+        def get_buffer(self, sizehint):
+            return memoryview(self.buffer)
+
+    def serve(plain):
+        with pki.server(version).wrap_socket(plain, server_side=True) as tls:
+            tls.sendall(data)
+            assert answered.wait(PATIENCE_S)
+
+    async def main():
+        async with BlockingServer(serve) as peer:
+            _, protocol = await asyncio.get_running_loop().create_connection(
+                Small, *peer.address, ssl=pki.client(), server_hostname="localhost"
+            )
+            try:
+                await asyncio.wait_for(protocol.until_received(len(data)), PATIENCE_S / 2)
+            finally:
+                answered.set()
+            assert await protocol.lost is None
+        assert digest(protocol.received) == digest(data)
+
+    run(main)
+
+
 @pytest.mark.aioxide_only
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_lent_bytearray_gets_every_byte(run, pki, version):
