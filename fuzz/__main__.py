@@ -4,6 +4,7 @@ A failing sequence is made small, printed, and written to a file that --replay t
 1: one was found; 2: wrong usage.
 
   python -m fuzz                        100 000 steps from a random seed
+  python -m fuzz --seed 7               the same sequences each time
   python -m fuzz --seed 7 --minutes 10  as long as that, from that seed on
   python -m fuzz --self-check           asyncio against itself: the fuzzer must be silent
   python -m fuzz --replay FILE          one sequence again, with all that differs
@@ -19,6 +20,7 @@ import threading
 import time
 
 from .operations import AIOXIDE_HAS
+from .sequences import draw
 from .shrink import shrink
 from .workers import Worker
 
@@ -66,7 +68,7 @@ def make_worker(options):
 
 
 class Hunt:
-    """Workers that take seeds in order until there is a failure, or enough is done."""
+    """Workers that take seeds in order until there is a failure, or enough is begun: which ones depends on nothing else."""
 
     def __init__(self, options):
         self.options = options
@@ -90,17 +92,16 @@ class Hunt:
             enough = self.steps >= self.options.steps if self.deadline is None else time.monotonic() > self.deadline
             if enough or self._over:
                 return None
-            self._next += 1
-            return self._next - 1
+            seed, self._next = self._next, self._next + 1
+            self.steps += len(draw(seed, self.options.features, self.options.length))
+            self.sequences += 1
+            return seed
 
     def _work(self):
         worker = make_worker(self.options)
         try:
             while (seed := self._take()) is not None:
                 answer = worker.ask(seed=seed)
-                with self._lock:
-                    self.steps += answer["count"]
-                    self.sequences += 1
                 if answer["differences"]:
                     self._over = not self.options.keep_going
                     self.failures.put((seed, answer["differences"]))

@@ -65,6 +65,7 @@ def call_in_context(world, kind, at):
 @operation(3, kinds, index)
 def call_threadsafe(world, kind, at):
     """From the loop's own thread: the order holds."""
+    world.woken = True
     world.handles.append(world.loop.call_soon_threadsafe(callback(world, kind, at)))
 
 

@@ -181,9 +181,13 @@ def remove_signal_handler(world, at):
 
 @signal_step(3, up_to(3))
 def raise_signal(world, at, more):
-    """To ourselves, several in a row: while their handlers are not the loop's, those that end us are not sent."""
+    """To ourselves, several in a row: while their handlers are not the loop's, those that end us are not sent.
+
+    Nor while asyncio's pipe may be readable for another reason: with its reader in the queue already the signal is seen in
+    this turn, else in the next, and its handler may be exchanged in between.
+    """
     number = SIGNALS[at % len(SIGNALS)]
-    if callable(signal.getsignal(number)):
+    if callable(signal.getsignal(number)) and not world.woken:
         for _ in range(more + 1):
             os.kill(os.getpid(), number)
 

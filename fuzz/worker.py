@@ -57,7 +57,7 @@ def main():
                 continue
         else:
             steps = request["steps"]
-        answer(differences=verdict(steps), count=len(steps))
+        answer(differences=verdict(steps))
 
 
 if __name__ == "__main__":

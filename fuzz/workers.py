@@ -46,7 +46,7 @@ class Worker:
         self._say(request)
         answer = self._listen()
         if answer is None:
-            answer = {"differences": self._last_words(), "count": 0}
+            answer = {"differences": self._last_words()}
         return answer
 
     def _last_words(self):

@@ -78,6 +78,8 @@ class World:
         self._expected = []
         self._folder = None
         self._over = False
+        #: Since the last rest `call_soon_threadsafe` was called in the loop's own thread.
+        self.woken = False
         self.base = time.monotonic()
         self.loop = make_loop()
         self.loop.set_exception_handler(self._report)
@@ -190,6 +192,7 @@ class World:
                 self.note("run", "it never comes to rest")
                 break
         self._expected.clear()
+        self.woken = False
         self.segments.append({})
 
     def _wait(self):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Tls", "build_info"]
 
 #: 3.15, and then patch releases: what a server's stream has received goes to TLS.
-_MOVES_STREAM_BYTES = stdlib_mentions(asyncio.BaseEventLoop.start_tls, "_stream_reader")
+_MOVES_STREAM_BYTES = stdlib_mentions(asyncio.BaseEventLoop.start_tls, "stream_reader")
 
 _HANDSHAKE_TIMEOUT_S = constants.SSL_HANDSHAKE_TIMEOUT
 #: 3.10 waits for the peer without end.
@@ -72,7 +72,7 @@ class Tls(LoopPart):
             handshake_timeout: float,
             shutdown_timeout: float,
             context: Context | None,
-        ) -> _native.TlsTransport: ...
+        ) -> _native.SSLTransport: ...
 
     async def start_tls(  # type: ignore[override]
         self,
@@ -174,7 +174,7 @@ class Tls(LoopPart):
         *,
         tells_made: bool = True,
         context: Context | None = None,
-    ) -> _native.TlsTransport:
+    ) -> _native.SSLTransport:
         """Same as `SSLProtocol(...)`: ValueError for a timeout that is not positive, or a server without a context."""
         if ssl is None:
             raise RuntimeError("stdlib ssl module not available")

@@ -75,19 +75,9 @@ impl Tls {
         let sslcontext = self.sslcontext.get_or_none();
         let [handshake, shutdown] = [&self.handshake_timeout, &self.shutdown_timeout].map(Slot::get_or_none);
         let make = event_loop.getattr(name!("_make_ssl_transport"))?;
-        let arguments = [
-            sock,
-            protocol,
-            &sslcontext,
-            none(),
-            true_(),
-            server,
-            &handshake,
-            &shutdown,
-            context.unwrap_or(none()),
-        ];
-        let names =
-            kwnames!("server_side", "server", "ssl_handshake_timeout", "ssl_shutdown_timeout", "context");
+        let arguments =
+            [sock, protocol, &sslcontext, none(), true_(), server, &handshake, &shutdown, context.unwrap_or(none())];
+        let names = kwnames!("server_side", "server", "ssl_handshake_timeout", "ssl_shutdown_timeout", "context");
         let transport = make.call_kw(&arguments, names)?;
         if let Some(tls) = transport.downcast_exact::<TlsTransport>() {
             tls.set_accepted();

@@ -31,6 +31,7 @@ mod socket_object;
 pub mod tls;
 pub mod transport;
 pub mod wakeup_fd;
+mod watch;
 
 pub use literal::{literal_address, literal_answer};
 
@@ -114,6 +115,20 @@ pub fn describe(work: &Obj, what: u32) -> Res<String> {
     let server = listener.and_then(Inst::server);
     let whose = server.as_deref().unwrap_or(work).repr()?;
     Ok(format!("<Handle {class}.{callback}() of {}>", str_of(&whose)?))
+}
+
+/// The source traceback of the Handle that asyncio would have for such work, None (the object) if that has none; None if
+/// nobody has noted it.
+#[cold]
+pub fn source_traceback(work: &Obj, what: u32) -> Option<Ref> {
+    let watch = if let Some(transport) = work.downcast_exact::<DatagramTransport>() {
+        transport.watch_of(what)
+    } else if let Some(pipe) = work.downcast_exact::<ReadPipeTransport>() {
+        pipe.watch()
+    } else {
+        work.downcast_exact::<WritePipeTransport>()?.watch_of(what)
+    };
+    Some(watch.source_traceback())
 }
 
 /// Do `then` whatever came of `first`, whose error counts. Nothing may be called while an error is set, so it is set aside.

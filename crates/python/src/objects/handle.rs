@@ -225,10 +225,17 @@ impl Inst<Handle> {
     }
 
     fn put_back(&self, payload: Payload) {
-        if !self.cancelled.get() {
-            let old = self.payload.replace(Some(payload));
-            drop(old);
+        if self.cancelled.get() {
+            return self.show_context(payload.context);
         }
+        drop(self.payload.replace(Some(payload)));
+    }
+
+    /// One that its own callback has cancelled still tells the context of that: what it raised is reported there. Until
+    /// [`Handle::let_go`].
+    pub fn show_context(&self, context: Ref) {
+        let shown = Payload { callback: none().to_ref(), args: Vector::new(&[]), context };
+        drop(self.payload.replace(Some(shown)));
     }
 
     /// Debug mode: run with callback and arguments left in place, so that the handle can be shown meanwhile and afterwards.
@@ -245,7 +252,12 @@ impl Inst<Handle> {
             let vector = Vector::new(&borrowed);
             match Context::run(&context, || callback.call_vector(&vector).map(drop)) {
                 Ok(()) => Ok(()),
-                Err(raised) => this.report(raised, event_loop, &callback, vector.to_tuple()),
+                Err(raised) => {
+                    if this.cancelled.get() {
+                        this.show_context(context);
+                    }
+                    this.report(raised, event_loop, &callback, vector.to_tuple())
+                }
             }
         })
     }
@@ -376,7 +388,11 @@ pub fn whole_stack() -> Res {
 pub fn report_call(raised: Raised, event_loop: &Obj, callback: &Obj, args: &[&Obj], context: Option<&Obj>) -> Res<()> {
     let handle = Handle::new(callback, args, event_loop, context);
     match handle {
-        Ok(h) => h.report(raised, Some(event_loop.to_ref()), callback, Obj::tuple_of(args)),
+        Ok(h) => {
+            let told = h.report(raised, Some(event_loop.to_ref()), callback, Obj::tuple_of(args));
+            h.let_go();
+            told
+        }
         Err(e) => {
             e.forget();
             Err(raised)

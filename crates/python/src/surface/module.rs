@@ -85,7 +85,7 @@ fn build_classes() -> Res<Classes> {
         (name!("Task"), task),
         (name!("Loop"), event_loop),
         (name!("SocketTransport"), io::transport::class()),
-        (name!("TlsTransport"), io::tls::class()),
+        (name!("SSLTransport"), io::tls::class()),
         (name!("DatagramTransport"), io::datagram::class()),
         (name!("ReadPipeTransport"), read_pipe_transport),
         (name!("WritePipeTransport"), write_pipe_transport),

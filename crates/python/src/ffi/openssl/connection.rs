@@ -57,17 +57,20 @@ unsafe impl Send for Connection {}
 #[cfg(Py_GIL_DISABLED)]
 unsafe impl Sync for Connection {}
 
-/// Run `make`, which shall return an `ssl.SSLObject` on two `MemoryBIO`s, and take its connection over. None if it cannot be
-/// done for this object: then it is as `make` has made it.
+/// Run `make`, which shall return an `ssl.SSLObject` on two `MemoryBIO`s, and take its connection over, if it `is_plain`. None if
+/// that cannot be done for this object: then it is as `make` has made it.
 ///
 /// # Errors
-/// Those of `make`.
-pub fn wrap(make: impl FnOnce() -> Res) -> Res<(Ref, Option<Connection>)> {
+/// Those of `make` and `is_plain`.
+pub fn wrap(make: impl FnOnce() -> Res, is_plain: impl FnOnce(&Obj) -> Res<bool>) -> Res<(Ref, Option<Connection>)> {
     if is_available()?.is_err() {
         return make().map(|object| (object, None));
     }
     let (object, captured) = capture::during(make);
     let object = object?;
+    if !is_plain(&object)? {
+        return Ok((object, None));
+    }
     let raw = object.getattr_opt(&*intern("_sslobj")?)?;
     let (Some(raw), Some(ssl), Some(api)) = (raw, captured, api()) else {
         return Ok((object, None));

@@ -14,8 +14,8 @@ use std::sync::OnceLock;
 
 use super::super::call::{import, import_attr};
 use super::super::error::Res;
-use super::super::object::{Obj, tuple};
 use super::super::number::index_value;
+use super::super::object::{Obj, tuple};
 use super::super::text::{intern, str_of, string};
 use super::{bio, capture, connection};
 
@@ -153,7 +153,8 @@ impl Scope {
         if !global.is_null() && global != found {
             return Err(format!("{name} is there twice, and which one _ssl uses cannot be told"));
         }
-        let mut info = DlInfo { file: ptr::null(), base: ptr::null_mut(), symbol: ptr::null(), address: ptr::null_mut() };
+        let mut info =
+            DlInfo { file: ptr::null(), base: ptr::null_mut(), symbol: ptr::null(), address: ptr::null_mut() };
         // SAFETY: any address may be asked for; `info` is ours to be filled in.
         if unsafe { dladdr(found, &raw mut info) } == 0 {
             return Err(format!("the shared object of {name} cannot be told"));
@@ -170,7 +171,9 @@ impl Scope {
     /// Both libraries inside one executable, or each a shared object of its own.
     fn check_pair(&self, libraries: &[Option<*mut c_void>]) -> Result<(), String> {
         match self.module {
-            None if libraries.iter().any(|library| *library != libraries[0]) => Err("libssl and libcrypto do not belong together".to_owned()),
+            None if libraries.iter().any(|library| *library != libraries[0]) => {
+                Err("libssl and libcrypto do not belong together".to_owned())
+            }
             _ => Ok(()),
         }
     }

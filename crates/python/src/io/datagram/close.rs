@@ -9,14 +9,11 @@
 //! | fatal error  | are dropped      | the exception          |
 //! | nobody left  | are dropped      | is not called: ResourceWarning, as in asyncio |
 
-use aioxide_core::reactor::Direction;
-
 use super::DatagramTransport;
 use crate::ffi::{Inst, Obj, Raised, Res, exc, none, str_of, warn};
 use crate::io::base::Base;
 use crate::io::driver::Driver;
 use crate::io::{finally, socket_object};
-use crate::objects::scheduler::Scheduler;
 
 impl Inst<DatagramTransport> {
     /// Same as `close`.
@@ -81,8 +78,8 @@ impl Inst<DatagramTransport> {
     /// Close the socket and let go of protocol and loop.
     fn release(&self) -> Res<()> {
         finally(self.close_socket(), || {
-            self.read_context.clear();
-            self.write_context.clear();
+            self.reader.clear();
+            self.writer.clear();
             self.sender.clear();
             self.discard();
             self.base.clear();
@@ -103,13 +100,6 @@ impl Inst<DatagramTransport> {
             raised.forget();
         }
         socket_object::close(&sock)
-    }
-
-    /// Is a direction watched, and is there still a loop to say so?
-    pub(super) fn watches(&self, d: Direction) -> Option<bool> {
-        let event_loop = self.base.event_loop.get()?;
-        Scheduler::of(&event_loop).filter(|s| !s.closed.get())?;
-        Driver::of(&event_loop).map(|driver| driver.is_watched_by(self.fd.get(), d, self.obj()))
     }
 }
 

@@ -2,12 +2,11 @@
 //!
 //! CPython counterpart: the public methods of `_SelectorDatagramTransport`, and those attributes of it that libraries look at.
 
-use aioxide_core::reactor::Direction;
-
 use super::outbound::HEADER_BYTES;
 use super::{CLASS, DatagramTransport, close};
 use crate::ffi::{Args, ClassBuilder, Inst, Obj, Raised, Ref, Res, int, none, str_of, string, utf8};
 use crate::io::driver::RECEIVE_BYTES;
+use crate::io::watch::Watch;
 use crate::objects::names::imports;
 use crate::{constructor, finalizer, getter, keywords, name, noargs, onearg, unary};
 
@@ -117,7 +116,8 @@ pub(super) fn repr(this: &This) -> Res {
     }
     info.push(format!("fd={}", this.fd.get()));
     let word = |polls| if polls { "polling" } else { "idle" };
-    if let (Some(reads), Some(writes)) = (this.watches(Direction::Read), this.watches(Direction::Write)) {
+    let is_watched = |watch: &Watch| watch.is_watched(&this.base, this.fd.get(), this.obj());
+    if let (Some(reads), Some(writes)) = (is_watched(&this.reader), is_watched(&this.writer)) {
         info.push(format!("read={}", word(reads)));
         info.push(format!("write=<{}, bufsize={}>", word(writes), this.unsent_bytes()));
     }

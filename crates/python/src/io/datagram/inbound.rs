@@ -13,16 +13,14 @@
 use crate::ffi::cell::Cell;
 use std::io::ErrorKind;
 
-use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
 use super::{DatagramTransport, READ_MORE};
-use crate::ffi::{Context, Inst, Obj, Raised, Ref, Res, bytes_from, exc, int};
+use crate::ffi::{Inst, Obj, Raised, Ref, Res, bytes_from, exc, int};
 use crate::io::address;
 use crate::io::driver::{Driver, RECEIVE_BYTES};
 use crate::io::sock::attempt;
 use crate::name;
-use crate::objects::handle;
 use crate::objects::scheduler::{Entry, Scheduler};
 
 /// Reports of the poll after a receive in vain until the next is risked.
@@ -77,32 +75,8 @@ impl DatagramTransport {
 }
 
 impl Inst<DatagramTransport> {
-    /// Same as `_add_reader`: does nothing if reading is paused or at an end.
-    pub(super) fn start_reading(&self, context: Ref) -> Res<()> {
-        if !self.is_reading() {
-            return Ok(());
-        }
-        let event_loop = self.base.event_loop()?;
-        if let Some(driver) = Driver::of(&event_loop) {
-            driver.watch(self.fd.get(), Direction::Read, self.obj())?;
-            self.reading.set(true);
-        }
-        self.read_context.put(context);
-        match self.base.is_debug() {
-            true => self.read_from.put(handle::current_stack()?),
-            false => self.read_from.clear(),
-        }
-        Ok(())
-    }
-
     pub(super) fn stop_reading(&self) -> Res<()> {
-        if !self.reading.replace(false) {
-            return Ok(());
-        }
-        let Some(event_loop) = self.base.event_loop.get() else {
-            return Ok(());
-        };
-        Driver::of(&event_loop).map_or(Ok(()), |d| d.unwatch(self.fd.get(), Direction::Read, self.obj()))
+        self.reader.stop(&self.base, self.fd.get(), self.obj())
     }
 
     /// Same as `pause_reading`: idempotent. What arrives meanwhile waits in the kernel, as far as it has room.
@@ -123,7 +97,11 @@ impl Inst<DatagramTransport> {
         self.paused.set(false);
         // Inside connection_made: the start is due next, in the context of whoever made the transport.
         if self.started.get() {
-            self.start_reading(self.base.capture_context()?)?;
+            self.reader.prepare(&self.base)?;
+            // That may have run the collector, and user code with it.
+            if self.is_reading() {
+                self.reader.start(&self.base, self.fd.get(), self.obj())?;
+            }
         }
         self.base.log_debug(self.obj(), "%r resumes reading")
     }
@@ -136,7 +114,7 @@ impl Inst<DatagramTransport> {
             return Ok(());
         }
         self.lookahead.reports.set(self.lookahead.reports.get().saturating_sub(1));
-        self.read_in_context()
+        self.read_if_wanted()
     }
 
     /// Unpolled: the turn after one in which a datagram came.
@@ -147,19 +125,16 @@ impl Inst<DatagramTransport> {
         if self.descriptor() < 0 {
             return Ok(());
         }
-        self.read_in_context()
+        self.read_if_wanted()
     }
 
     #[inline]
-    fn read_in_context(&self) -> Res<()> {
-        if !self.reading.get() || self.base.conn_lost.get() != 0 {
+    fn read_if_wanted(&self) -> Res<()> {
+        if self.base.conn_lost.get() != 0 {
             return Ok(());
         }
-        let Some(context) = self.read_context.get() else {
-            return Ok(());
-        };
         let mut came = false;
-        let outcome = Context::run(&context, || {
+        let outcome = self.reader.run(&self.base, self.obj(), name!("_read_ready"), || {
             came = self.read()?;
             Ok(())
         });
@@ -173,7 +148,7 @@ impl Inst<DatagramTransport> {
     /// Runs no Python: an error may be set.
     fn look_again(&self) {
         let event_loop = self.base.event_loop.get();
-        if let Some(scheduler) = event_loop.as_deref().and_then(Scheduler::of).filter(|_| self.reading.get()) {
+        if let Some(scheduler) = event_loop.as_deref().and_then(Scheduler::of).filter(|_| self.reader.is_on()) {
             self.lookahead.queued.set(true);
             scheduler.push(Entry::Native(self.obj().to_ref(), READ_MORE));
         }

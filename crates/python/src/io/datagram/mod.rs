@@ -37,10 +37,10 @@ use super::base::{Base, wake};
 use super::driver::Driver;
 use super::flow::Flow;
 use super::transport::Extra;
+use super::watch::Watch;
 use super::{address, finally, socket_object};
-use crate::ffi::{Class, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, index_value, none, socket_fd, tuple};
+use crate::ffi::{Class, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, index_value, none, socket_fd};
 use crate::name;
-use crate::objects::handle::Handle;
 use crate::objects::scheduler::{Entry, Scheduler};
 
 /// Continuations of a transport in the ready queue.
@@ -71,17 +71,11 @@ pub struct DatagramTransport {
     paused: Cell<bool>,
     /// `connection_made` has been called, and what follows it.
     started: Cell<bool>,
-    reading: Cell<bool>,
+    reader: Watch,
     lookahead: Lookahead,
-    /// Copied where asyncio would make the reader's Handle.
-    read_context: Slot,
-    /// Where reading was begun, in debug mode: that Handle's source traceback.
-    read_from: Slot,
     queue: RefCell<Queue>,
     flow: Flow,
-    writing: Cell<bool>,
-    /// The context in which the writer was added.
-    write_context: Slot,
+    writer: Watch,
 }
 
 static CLASS: Class = Class::new();
@@ -94,6 +88,8 @@ impl Native for DatagramTransport {
     fn traverse(&self, visit: &Visit) {
         self.base.traverse(visit);
         self.slots().into_iter().for_each(|slot| visit.slot(slot));
+        self.reader.traverse(visit);
+        self.writer.traverse(visit);
         // A borrow in progress means that the collector runs inside a change: nothing can be garbage right now.
         if let Ok(queue) = self.queue.try_borrow() {
             queue.traverse(visit);
@@ -103,6 +99,8 @@ impl Native for DatagramTransport {
     fn clear(&self) {
         self.base.clear_all();
         self.slots().into_iter().for_each(Slot::clear);
+        self.reader.clear();
+        self.writer.clear();
         self.discard();
     }
 }
@@ -158,14 +156,11 @@ pub fn make(
         sender_address: RefCell::new(None),
         paused: Cell::new(false),
         started: Cell::new(false),
-        reading: Cell::new(false),
+        reader: Watch::new(Direction::Read),
         lookahead: Lookahead::default(),
-        read_context: Slot::empty(),
-        read_from: Slot::empty(),
         queue: RefCell::new(Queue::default()),
         flow: Flow::new(),
-        writing: Cell::new(false),
-        write_context: Slot::empty(),
+        writer: Watch::new(Direction::Write),
     })?;
     match me.set_up(scheduler, driver, protocol) {
         Ok(()) => Ok(me),
@@ -174,10 +169,10 @@ pub fn make(
 }
 
 impl DatagramTransport {
-    fn slots(&self) -> [&Slot; 9] {
+    fn slots(&self) -> [&Slot; 6] {
         let [dict, extra_sock] = self.extra.slots();
-        let Self { sock, waiter, address, sender, read_context, read_from, write_context, .. } = self;
-        [dict, extra_sock, sock, waiter, address, sender, read_context, read_from, write_context]
+        let Self { sock, waiter, address, sender, .. } = self;
+        [dict, extra_sock, sock, waiter, address, sender]
     }
 
     /// Is it not closed?
@@ -203,36 +198,18 @@ impl Inst<DatagramTransport> {
     /// Only SystemExit and KeyboardInterrupt.
     #[inline]
     pub fn run(&self, what: u32) -> Res<()> {
-        let (outcome, callback) = match what {
-            READ => (self.on_readable(), name!("_read_ready")),
-            READ_MORE => (self.on_turn(), name!("_read_ready")),
-            WRITE => (self.on_writable(), name!("_sendto_ready")),
-            START => return self.on_start(),
-            _ => return Ok(()),
-        };
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(raised) => self.report(raised, callback),
+        match what {
+            READ => self.on_readable(),
+            READ_MORE => self.on_turn(),
+            WRITE => self.writer.run(&self.base, self.obj(), name!("_sendto_ready"), || self.send_queued()),
+            START => self.on_start(),
+            _ => Ok(()),
         }
     }
 
-    /// What the protocol raised in a continuation is reported as of the Handle that asyncio has for it.
-    #[cold]
-    fn report(&self, raised: Raised, callback: &Obj) -> Res<()> {
-        if raised.is_exit() {
-            return Err(raised);
-        }
-        let Some(event_loop) = self.base.event_loop.get() else {
-            raised.unraisable(self.obj());
-            return Ok(());
-        };
-        let exception = raised.take();
-        let callback = self.obj().getattr(callback)?;
-        let reported = Handle::new(&callback, &[], &event_loop, self.read_context.get().as_deref())?;
-        if let Some(begun_at) = self.read_from.get() {
-            reported.set_source_traceback(begun_at);
-        }
-        reported.report(Raised::raise(exception), Some(event_loop.clone()), &callback, tuple([]))
+    /// The watch on whose behalf a continuation runs.
+    pub fn watch_of(&self, what: u32) -> &Watch {
+        if what == WRITE { &self.writer } else { &self.reader }
     }
 
     fn set_up(&self, scheduler: &Scheduler, driver: &Driver, protocol: &Obj) -> Res<()> {
@@ -240,7 +217,7 @@ impl Inst<DatagramTransport> {
         driver.transports.insert(self.fd.get(), self.obj())?;
         // `connection_made`, then reading, then the waiter: adjacent in the queue, so nothing comes between.
         self.base.schedule_made(scheduler, self.obj())?;
-        self.read_context.put(self.base.capture_context()?);
+        self.reader.prepare(&self.base)?;
         scheduler.push(Entry::Native(self.obj().to_ref(), START));
         Ok(())
     }
@@ -248,13 +225,7 @@ impl Inst<DatagramTransport> {
     fn on_start(&self) -> Res<()> {
         let waiter = self.waiter.take();
         self.started.set(true);
-        let started = match self.read_context.get() {
-            Some(context) => self.start_reading(context),
-            None => Ok(()),
-        };
-        if let Err(raised) = started {
-            super::report_stray(raised, self.base.event_loop.get(), self.obj(), "DatagramTransport._add_reader()")?;
-        }
-        waiter.map_or(Ok(()), |w| wake(&w))
+        let watched = self.reader.start_deferred(&self.base, self.fd.get(), self.obj(), || self.is_reading());
+        finally(watched, || waiter.map_or(Ok(()), |w| wake(&w)))
     }
 }

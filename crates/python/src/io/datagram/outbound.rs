@@ -9,16 +9,14 @@ use std::collections::VecDeque;
 use std::io;
 
 use aioxide_core::net::Address;
-use aioxide_core::reactor::Direction;
 use aioxide_core::sys::socket;
 
 use super::DatagramTransport;
 use crate::ffi::{
-    Context, Inst, Obj, Raised, ReadBuffer, Ref, Res, Visit, audit, bytes_from, bytes_of, exc, is_bytes_like, none,
-    str_of, type_name,
+    Inst, Obj, Raised, ReadBuffer, Ref, Res, Visit, audit, bytes_from, bytes_of, exc, is_bytes_like, none, str_of,
+    type_name,
 };
 use crate::io::address;
-use crate::io::driver::Driver;
 use crate::io::finally;
 use crate::io::pieces::sent;
 use crate::io::sock::attempt;
@@ -134,24 +132,12 @@ fn went(outcome: io::Result<usize>) -> Res<bool> {
 impl Inst<DatagramTransport> {
     /// Same as `_add_writer`: what happens when there is room again runs in the sender's context.
     fn start_writing(&self) -> Res<()> {
-        let event_loop = self.base.event_loop()?;
-        // First: a writer that is watched without a context would be reported for ever.
-        self.write_context.put(self.base.capture_context()?);
-        if let Some(driver) = Driver::of(&event_loop) {
-            driver.watch(self.fd.get(), Direction::Write, self.obj())?;
-            self.writing.set(true);
-        }
-        Ok(())
+        self.writer.prepare(&self.base)?;
+        self.writer.start(&self.base, self.fd.get(), self.obj())
     }
 
     pub(super) fn stop_writing(&self) -> Res<()> {
-        if !self.writing.replace(false) {
-            return Ok(());
-        }
-        let Some(event_loop) = self.base.event_loop.get() else {
-            return Ok(());
-        };
-        Driver::of(&event_loop).map_or(Ok(()), |d| d.unwatch(self.fd.get(), Direction::Write, self.obj()))
+        self.writer.stop(&self.base, self.fd.get(), self.obj())
     }
 
     /// Same as `sendto`.
@@ -202,17 +188,6 @@ impl Inst<DatagramTransport> {
             return self.tell_of_error(raised);
         }
         self.fatal_error(raised, SEND_FAILED)
-    }
-
-    /// The descriptor is writable. The entry may be stale: aborted by another entry of the same turn.
-    pub(super) fn on_writable(&self) -> Res<()> {
-        if !self.writing.get() {
-            return Ok(());
-        }
-        match self.write_context.get() {
-            Some(context) => Context::run(&context, || self.send_queued()),
-            None => Ok(()),
-        }
     }
 
     /// Same as `_sendto_ready`. An error ends the round: the rest is sent when the kernel reports room again.

@@ -90,7 +90,7 @@ fn new_reader(_class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
 }
 
 fn reader_repr(this: &Reader) -> Res {
-    repr(this, this.reader.is_watched(&this.pipe, this.obj()), None)
+    repr(this, this.reader.is_watched(&this.pipe.base, this.pipe.fd.get(), this.obj()), None)
 }
 
 fn reader_finalize(this: &Reader) {
@@ -139,7 +139,7 @@ fn new_writer(_class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
 }
 
 fn writer_repr(this: &Writer) -> Res {
-    repr(this, this.writer.is_watched(&this.pipe, this.obj()), Some(this.unsent_bytes()))
+    repr(this, this.writer.is_watched(&this.pipe.base, this.pipe.fd.get(), this.obj()), Some(this.unsent_bytes()))
 }
 
 fn writer_finalize(this: &Writer) {

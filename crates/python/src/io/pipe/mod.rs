@@ -5,7 +5,6 @@
 //! | file         | one idea                                                        |
 //! |--------------|-----------------------------------------------------------------|
 //! | this         | what both are made of: the file object, its extra info, its end |
-//! | [`watch`]    | one direction of the descriptor, watched in a context           |
 //! | [`read`]     | readable: receive, call the protocol; the end of the stream     |
 //! | [`write`]    | write: now, or queue the rest; the reader who hangs up          |
 //! | [`blocking`] | system calls on a descriptor that somebody has made blocking    |
@@ -20,7 +19,6 @@
 mod blocking;
 mod face;
 mod read;
-mod watch;
 mod write;
 
 use crate::ffi::cell::Cell;
@@ -33,11 +31,10 @@ pub use read::{ReadPipeTransport, make as make_read};
 pub use write::{WritePipeTransport, make as make_write};
 
 use super::base::{Base, wake};
-use super::driver::Driver;
 use super::finally;
-use crate::ffi::{Class, Obj, Raised, Ref, Res, Slot, Visit, dict, exc, index_value, int, str_of, warn};
+use super::watch::Watch;
+use crate::ffi::{Class, Obj, Raised, Ref, Res, Slot, Visit, dict, exc, index_value, str_of, warn};
 use crate::name;
-use crate::objects::handle;
 use crate::objects::scheduler::{Entry, Scheduler};
 
 /// The continuation of a transport that starts it, beside those of `Direction` and `poll::READ_ALL`.
@@ -126,17 +123,19 @@ impl Pipe {
         Ok(())
     }
 
-    /// START, once the watch is set or has failed: the waiter is woken all the same, as asyncio's is.
-    fn on_started(&self, me: &Obj, watched: Res<()>, context: Option<Ref>) -> Res<()> {
+    /// START: `reader` is watched if that is still wanted. The waiter is woken all the same, as asyncio's is.
+    fn on_start(&self, me: &Obj, reader: &Watch, is_wanted: impl Fn() -> bool) -> Res<()> {
         let waiter = self.waiter.take();
-        if let Err(raised) = watched {
-            let callback = |event_loop: &Obj| {
-                let arguments = vec![int(self.fd.get().into())?, me.getattr(name!("_read_ready"))?];
-                Ok((event_loop.getattr(name!("_add_reader"))?, arguments))
-            };
-            report(raised, self.base.event_loop.get(), me, callback, context)?;
-        }
-        waiter.map_or(Ok(()), |w| wake(&w))
+        let watched = reader.start_deferred(&self.base, self.fd.get(), me, is_wanted);
+        finally(watched, || waiter.map_or(Ok(()), |w| wake(&w)))
+    }
+
+    fn start(&self, watch: &Watch, me: &Obj) -> Res<()> {
+        watch.start(&self.base, self.fd.get(), me)
+    }
+
+    fn stop(&self, watch: &Watch, me: &Obj) -> Res<()> {
+        watch.stop(&self.base, self.fd.get(), me)
     }
 
     /// Have `connection_lost` called, if it is not on its way already.
@@ -189,44 +188,4 @@ fn finalize(this: &impl OfPipe, me: &Obj) {
     if let Err(raised) = release(this, me) {
         raised.unraisable(me);
     }
-}
-
-/// What a callback of the loop's left uncaught, reported as `Handle._run` does; `callback` says what asyncio would have had
-/// called, with which arguments.
-///
-/// # Errors
-/// Only SystemExit and KeyboardInterrupt.
-#[cold]
-fn report(
-    raised: Raised,
-    event_loop: Option<Ref>,
-    me: &Obj,
-    callback: impl FnOnce(&Obj) -> Res<(Ref, Vec<Ref>)>,
-    context: Option<Ref>,
-) -> Res<()> {
-    if raised.is_exit() {
-        return Err(raised);
-    }
-    let Some(event_loop) = event_loop else {
-        raised.unraisable(me);
-        return Ok(());
-    };
-    let exception = raised.take();
-    let told = callback(&event_loop).and_then(|(callback, arguments)| {
-        let arguments: Vec<&Obj> = arguments.iter().map(|argument| &**argument).collect();
-        handle::report_call(Raised::raise(exception), &event_loop, &callback, &arguments, context.as_deref())
-    });
-    match told {
-        Err(raised) if !raised.is_exit() => {
-            raised.unraisable(me);
-            Ok(())
-        }
-        outcome => outcome,
-    }
-}
-
-/// The driver of a loop that is not closed.
-fn driver_of(event_loop: &Obj) -> Option<&Driver> {
-    Scheduler::of(event_loop).filter(|s| !s.closed.get())?;
-    Driver::of(event_loop)
 }

@@ -8,14 +8,14 @@ use crate::ffi::cell::Cell;
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::file;
 
-use super::watch::Watch;
-use super::{OfPipe, Pipe, READ_CLASS, START, blocking, lose_connection, report};
+use super::{OfPipe, Pipe, READ_CLASS, START, blocking, lose_connection};
 use crate::ffi::{Class, Inst, Native, Obj, Owned, Res, Visit, bytes_of, exc, index_value, none};
 use crate::io::base::Base;
 use crate::io::driver::Driver;
 use crate::io::finally;
 use crate::io::poll::READ_ALL;
 use crate::io::receive::{Room, arrived};
+use crate::io::watch::Watch;
 use crate::name;
 use crate::objects::scheduler::Scheduler;
 
@@ -54,7 +54,7 @@ impl OfPipe for ReadPipeTransport {
     }
 
     fn stop(&self, me: &Obj) -> Res<()> {
-        self.reader.stop(&self.pipe, me)
+        self.pipe.stop(&self.reader, me)
     }
 }
 
@@ -89,8 +89,13 @@ impl Inst<ReadPipeTransport> {
     fn set_up(&self, protocol: &Obj) -> Res<()> {
         self.base().protocol.set_plain(protocol)?;
         self.pipe.open(REFUSAL)?;
-        self.reader.set_context(self.base().capture_context()?);
+        self.reader.prepare(self.base())?;
         self.pipe.schedule_start(self.obj())
+    }
+
+    /// The watch on whose behalf all continuations run.
+    pub fn watch(&self) -> &Watch {
+        &self.reader
     }
 
     /// Run one continuation.
@@ -100,18 +105,10 @@ impl Inst<ReadPipeTransport> {
     #[inline]
     pub fn run(&self, what: u32) -> Res<()> {
         match what {
-            READ | READ_ALL => {
-                let outcome = self.reader.run(|| self.read());
-                outcome.or_else(|raised| {
-                    let event_loop = self.base().event_loop.get();
-                    let callback = |_: &Obj| Ok((self.obj().getattr(name!("_read_ready"))?, Vec::new()));
-                    report(raised, event_loop, self.obj(), callback, self.reader.context())
-                })
-            }
+            READ | READ_ALL => self.reader.run(self.base(), self.obj(), name!("_read_ready"), || self.read()),
             START => {
                 self.started.set(true);
-                let watched = if self.is_reading() { self.reader.start(&self.pipe, self.obj()) } else { Ok(()) };
-                self.pipe.on_started(self.obj(), watched, self.reader.context())
+                self.pipe.on_start(self.obj(), &self.reader, || self.is_reading())
             }
             _ => Ok(()),
         }
@@ -162,7 +159,7 @@ impl Inst<ReadPipeTransport> {
         let Some(scheduler) = Scheduler::of(&event_loop) else {
             return Ok(());
         };
-        finally(self.reader.stop(&self.pipe, self.obj()), || {
+        finally(self.stop(self.obj()), || {
             let told = self
                 .base()
                 .protocol
@@ -179,7 +176,7 @@ impl Inst<ReadPipeTransport> {
             return Ok(());
         }
         self.paused.set(true);
-        self.reader.stop(&self.pipe, self.obj())?;
+        self.stop(self.obj())?;
         self.base().log_debug(self.obj(), "%r pauses reading")
     }
 
@@ -188,13 +185,13 @@ impl Inst<ReadPipeTransport> {
         if self.base().closing.get() || !self.paused.get() {
             return Ok(());
         }
-        // May run the collector, up to 3.11.
-        let context = self.base().capture_context()?;
-        self.paused.set(false);
         // Inside connection_made: the start is due next, in the context of whoever made the transport.
+        if self.started.get() {
+            self.reader.prepare(self.base())?;
+        }
+        self.paused.set(false);
         if self.started.get() && !self.base().closing.get() {
-            self.reader.set_context(context);
-            self.reader.start(&self.pipe, self.obj())?;
+            self.pipe.start(&self.reader, self.obj())?;
         }
         self.base().log_debug(self.obj(), "%r resumes reading")
     }
@@ -207,7 +204,7 @@ impl Inst<ReadPipeTransport> {
     /// Same as `_close`: `exception` may be None.
     pub(super) fn end(&self, exception: &Obj) -> Res<()> {
         self.base().closing.set(true);
-        finally(self.reader.stop(&self.pipe, self.obj()), || self.pipe.schedule_loss(self.obj(), exception))
+        finally(self.stop(self.obj()), || self.pipe.schedule_loss(self.obj(), exception))
     }
 
     /// Same as `_fatal_error`: that the other end of a terminal has gone is no error.

@@ -15,8 +15,7 @@ use aioxide_core::buffer::Outbound;
 use aioxide_core::reactor::Direction;
 use aioxide_core::sys::file::{self, Kind};
 
-use super::watch::Watch;
-use super::{OfPipe, Pipe, START, WRITE_CLASS, blocking, lose_connection, report};
+use super::{OfPipe, Pipe, START, WRITE_CLASS, blocking, lose_connection};
 use crate::ffi::{
     Class, Inst, Native, Obj, Owned, Raised, ReadBuffer, Res, Visit, bytes_from, bytes_of, exc, is_bytes_like, none,
 };
@@ -25,6 +24,7 @@ use crate::io::finally;
 use crate::io::flow::Flow;
 use crate::io::pieces::{Piece, queue_rest, send_queued, sent};
 use crate::io::poll::READ_ALL;
+use crate::io::watch::Watch;
 use crate::name;
 
 const REFUSAL: &str = "Pipe transport is only for pipes, sockets and character devices";
@@ -69,7 +69,7 @@ impl OfPipe for WritePipeTransport {
     }
 
     fn stop(&self, me: &Obj) -> Res<()> {
-        finally(self.writer.stop(&self.pipe, me), || self.hang_up.stop(&self.pipe, me))
+        finally(self.pipe.stop(&self.writer, me), || self.pipe.stop(&self.hang_up, me))
     }
 }
 
@@ -118,8 +118,13 @@ impl Inst<WritePipeTransport> {
         self.base().protocol.set_plain(protocol)?;
         let kind = self.pipe.open(REFUSAL)?;
         self.tells_hang_up.set(kind != Kind::CharDevice);
-        self.hang_up.set_context(self.base().capture_context()?);
+        self.hang_up.prepare(self.base())?;
         self.pipe.schedule_start(self.obj())
+    }
+
+    /// The watch on whose behalf a continuation runs.
+    pub fn watch_of(&self, what: u32) -> &Watch {
+        if what == WRITE { &self.writer } else { &self.hang_up }
     }
 
     /// Run one continuation.
@@ -127,22 +132,13 @@ impl Inst<WritePipeTransport> {
     /// # Errors
     /// Only SystemExit and KeyboardInterrupt.
     pub fn run(&self, what: u32) -> Res<()> {
-        // The last write lets go of the loop.
-        let event_loop = self.base().event_loop.get();
-        let (watch, outcome, method) = match what {
-            READ | READ_ALL => (&self.hang_up, self.hang_up.run(|| self.on_hang_up()), name!("_read_ready")),
-            WRITE => (&self.writer, self.writer.run(|| self.on_writable()), name!("_write_ready")),
-            START => {
-                let is_due = self.tells_hang_up.get() && !self.base().closing.get();
-                let watched = if is_due { self.hang_up.start(&self.pipe, self.obj()) } else { Ok(()) };
-                return self.pipe.on_started(self.obj(), watched, self.hang_up.context());
-            }
-            _ => return Ok(()),
-        };
-        outcome.or_else(|raised| {
-            let callback = |_: &Obj| Ok((self.obj().getattr(method)?, Vec::new()));
-            report(raised, event_loop, self.obj(), callback, watch.context())
-        })
+        let (base, me) = (self.base(), self.obj());
+        match what {
+            READ | READ_ALL => self.hang_up.run(base, me, name!("_read_ready"), || self.on_hang_up()),
+            WRITE => self.writer.run(base, me, name!("_write_ready"), || self.on_writable()),
+            START => self.pipe.on_start(me, &self.hang_up, || self.tells_hang_up.get() && !base.closing.get()),
+            _ => Ok(()),
+        }
     }
 
     /// Same as `_read_ready`: the pipe was closed by the peer.
@@ -221,9 +217,9 @@ impl Inst<WritePipeTransport> {
     }
 
     fn start_writing(&self) -> Res<()> {
-        self.writer.set_context(self.base().capture_context()?);
-        // Up to 3.11 the copy lets the collector run, and user code with it.
-        if self.unsent_bytes() == 0 { Ok(()) } else { self.writer.start(&self.pipe, self.obj()) }
+        self.writer.prepare(self.base())?;
+        // That may have run the collector, and user code with it.
+        if self.unsent_bytes() == 0 { Ok(()) } else { self.pipe.start(&self.writer, self.obj()) }
     }
 
     fn write_failed(&self, raised: Raised) -> Res<()> {
@@ -248,13 +244,13 @@ impl Inst<WritePipeTransport> {
                 return Err(raised);
             }
             self.discard();
-            return finally(self.writer.stop(&self.pipe, self.obj()), || self.write_failed(raised));
+            return finally(self.pipe.stop(&self.writer, self.obj()), || self.write_failed(raised));
         }
         // While it blocked, somebody may have aborted.
         if self.unsent_bytes() != 0 || self.pipe.ends.get() {
             return Ok(());
         }
-        self.writer.stop(&self.pipe, self.obj())?;
+        self.pipe.stop(&self.writer, self.obj())?;
         // The protocol may close or abort in there, or end the program.
         finally(self.flow.maybe_resume(self.base(), self.obj(), 0), || {
             // It may have written, too: then close() still waits.
@@ -262,7 +258,7 @@ impl Inst<WritePipeTransport> {
                 return Ok(());
             }
             // close() waited for this.
-            finally(self.hang_up.stop(&self.pipe, self.obj()), || self.lose_connection(none()))
+            finally(self.pipe.stop(&self.hang_up, self.obj()), || self.lose_connection(none()))
         })
     }
 
@@ -290,7 +286,7 @@ impl Inst<WritePipeTransport> {
             if self.base().closing.replace(true) || self.unsent_bytes() != 0 {
                 return Ok(());
             }
-            finally(self.hang_up.stop(&self.pipe, self.obj()), || self.pipe.schedule_loss(self.obj(), none()))
+            finally(self.pipe.stop(&self.hang_up, self.obj()), || self.pipe.schedule_loss(self.obj(), none()))
         })
     }
 

@@ -21,9 +21,23 @@ use crate::name;
 use crate::objects::scheduler::Scheduler;
 
 impl Inst<TlsTransport> {
-    /// Same as `close`.
+    /// Same as `close`. Who calls it again lets go of the context and all else, as with asyncio.
     pub(super) fn close(&self) -> Res<()> {
-        finally(self.base.flush_held(), || if self.base.closing.replace(true) { Ok(()) } else { self.start_shutdown() })
+        finally(self.base.flush_held(), || {
+            if !self.base.closing.replace(true) {
+                return self.start_shutdown();
+            }
+            self.is_let_go.set(true);
+            self.let_go();
+            Ok(())
+        })
+    }
+
+    fn let_go(&self) {
+        if self.is_let_go.get() && !self.lower.is_some() {
+            self.session.clear();
+            self.extra.clear();
+        }
     }
 
     /// Same as `_start_shutdown`.
@@ -57,10 +71,11 @@ impl Inst<TlsTransport> {
             self.tell_eof()?;
             return self.on_shutdown_done(None);
         }
-        let outcome = self.with_output(|output| match self.session.exchange(input, output, |e| e.unwrap()) {
-            Ok(answered) => self.send(output).map(|()| answered),
-            Err(raised) => finally(Err(raised), || self.send(output)).map(|()| None),
-        });
+        let outcome =
+            self.with_output(|output| match self.session.exchange(input, output, |exchange| exchange.shut_down()) {
+                Ok(answered) => self.send(output).map(|()| answered),
+                Err(raised) => finally(Err(raised), || self.send(output)).map(|()| None),
+            });
         match outcome {
             Ok(Some(true)) => {
                 self.control_writing()?;
@@ -142,6 +157,7 @@ impl Inst<TlsTransport> {
         });
         let timers = finally(finally(woken, || self.shutdown.cancel()), || self.handshake.cancel());
         self.base.clear();
+        self.let_go();
         timers
     }
 
@@ -161,9 +177,11 @@ pub(super) fn finalize(this: &Inst<TlsTransport>) {
     if this.base.closing.replace(true) {
         return;
     }
-    let warned = this.obj().repr().and_then(|text: Ref| str_of(&text)).and_then(|text| {
-        warn(exc::resource_warning(), &format!("unclosed transport {text}"), Some(this.obj()))
-    });
+    let warned = this
+        .obj()
+        .repr()
+        .and_then(|text: Ref| str_of(&text))
+        .and_then(|text| warn(exc::resource_warning(), &format!("unclosed transport {text}"), Some(this.obj())));
     if let Err(raised) = warned {
         raised.unraisable(this.obj());
     }

@@ -1,4 +1,4 @@
-//! The Python class: `aioxide._native.TlsTransport`, derived from `asyncio.Transport` for the program and from `asyncio.Protocol` for
+//! The Python class: `aioxide._native.SSLTransport`, derived from `asyncio.Transport` for the program and from `asyncio.Protocol` for
 //! the transport below.
 //!
 //! CPython counterpart: the methods of `_SSLProtocolTransport` and `SSLProtocol`, and those attributes that libraries look at.
@@ -19,7 +19,7 @@ fn done(outcome: Res<()>) -> Res {
 }
 
 fn new(_class: &Obj, _args: &Obj, _kwargs: Option<&Obj>) -> Res {
-    Err(Raised::type_error("a TlsTransport is made by its loop: create_connection(ssl=...), start_tls()"))
+    Err(Raised::type_error("an SSLTransport is made by its loop: create_connection(ssl=...), start_tls()"))
 }
 
 // --- the program's transport ----------------------------------------------------------------------------------------
@@ -101,7 +101,9 @@ fn get_extra_info(this: &This, args: Args) -> Res {
     let [key, default] = args.bind("get_extra_info", ["name", "default"], 2, 1)?;
     let (key, default) = (key.unwrap_or(none()), default.unwrap_or(none()));
     this.base.flush_held()?;
-    let extra = this.extra.get_or_none();
+    let Some(extra) = this.extra.get() else {
+        return Ok(default.to_ref());
+    };
     if extra.contains(key)? {
         return extra.get_item(key);
     }
@@ -310,7 +312,7 @@ pub fn build() -> Res<Ref> {
     namespace.set_item(name!("__slots__"), &*Obj::tuple_of(&[])?)?;
     let base = import_attr("builtins", "type")?.call([&*string("TransportAndProtocol")?, &*both, &*namespace])?;
     let b = ClassBuilder::<TlsTransport>::new(
-        c"aioxide._native.TlsTransport",
+        c"aioxide._native.SSLTransport",
         c"TLS over another transport, by the user's ssl.SSLContext. Same as asyncio's.",
     )
     .python_base(&base)
@@ -353,28 +355,70 @@ fn upper_side(b: ClassBuilder<TlsTransport>) -> ClassBuilder<TlsTransport> {
 }
 
 fn lower_side(b: ClassBuilder<TlsTransport>) -> ClassBuilder<TlsTransport> {
-    b.method(c"connection_made", onearg!(TlsTransport, connection_made), c"connection_made($self, transport, /)\n--\n\nThe transport below is there: begin the handshake.")
-        .method(c"connection_lost", onearg!(TlsTransport, connection_lost), c"connection_lost($self, exc, /)\n--\n\nThe transport below is gone.")
-        .method(c"data_received", onearg!(TlsTransport, data_received), c"data_received($self, data, /)\n--\n\nRecords have come.")
-        .method(c"eof_received", noargs!(TlsTransport, eof_received), c"eof_received($self, /)\n--\n\nThe stream below has ended.")
-        .method(c"pause_writing", noargs!(TlsTransport, pause_writing), c"pause_writing($self, /)\n--\n\nThe transport below has too much to send.")
-        .method(c"resume_writing", noargs!(TlsTransport, resume_writing), c"resume_writing($self, /)\n--\n\nIt has not any more.")
-        .method(c"_do_read", noargs!(TlsTransport, do_read), c"Decrypt what is left.")
-        .method(c"_resume", noargs!(TlsTransport, resume), c"Go on after a pause.")
-        .method(c"_check_handshake_timeout", noargs!(TlsTransport, check_handshake_timeout), c"The handshake should be over.")
-        .method(c"_check_shutdown_timeout", noargs!(TlsTransport, check_shutdown_timeout), c"The shutdown should be over.")
+    b.method(
+        c"connection_made",
+        onearg!(TlsTransport, connection_made),
+        c"connection_made($self, transport, /)\n--\n\nThe transport below is there: begin the handshake.",
+    )
+    .method(
+        c"connection_lost",
+        onearg!(TlsTransport, connection_lost),
+        c"connection_lost($self, exc, /)\n--\n\nThe transport below is gone.",
+    )
+    .method(
+        c"data_received",
+        onearg!(TlsTransport, data_received),
+        c"data_received($self, data, /)\n--\n\nRecords have come.",
+    )
+    .method(
+        c"eof_received",
+        noargs!(TlsTransport, eof_received),
+        c"eof_received($self, /)\n--\n\nThe stream below has ended.",
+    )
+    .method(
+        c"pause_writing",
+        noargs!(TlsTransport, pause_writing),
+        c"pause_writing($self, /)\n--\n\nThe transport below has too much to send.",
+    )
+    .method(
+        c"resume_writing",
+        noargs!(TlsTransport, resume_writing),
+        c"resume_writing($self, /)\n--\n\nIt has not any more.",
+    )
+    .method(c"_do_read", noargs!(TlsTransport, do_read), c"Decrypt what is left.")
+    .method(c"_resume", noargs!(TlsTransport, resume), c"Go on after a pause.")
+    .method(
+        c"_check_handshake_timeout",
+        noargs!(TlsTransport, check_handshake_timeout),
+        c"The handshake should be over.",
+    )
+    .method(
+        c"_check_shutdown_timeout",
+        noargs!(TlsTransport, check_shutdown_timeout),
+        c"The shutdown should be over.",
+    )
 }
 
 fn attributes(b: ClassBuilder<TlsTransport>) -> ClassBuilder<TlsTransport> {
-    b.getset(c"_ssl_protocol", getter!(TlsTransport, itself), None, c"The transport itself, which is the protocol below too.")
-        .getset(c"_app_transport", getter!(TlsTransport, itself), None, c"The transport itself.")
-        .getset(c"_app_protocol", getter!(TlsTransport, get_protocol), None, c"The program's protocol.")
-        .getset(c"_protocol", getter!(TlsTransport, get_protocol), None, c"The program's protocol.")
-        .getset(c"_transport", getter!(TlsTransport, lower), None, c"The transport below; None once the connection is lost.")
-        .getset(c"_sslobj", getter!(TlsTransport, ssl_object), None, c"The ssl.SSLObject.")
-        .getset(c"_loop", getter!(TlsTransport, event_loop), None, c"The loop; None once the connection is lost.")
-        .getset(c"_closed", getter!(TlsTransport, is_closed), None, c"Whether close() was called.")
-        .getset(c"_conn_lost", getter!(TlsTransport, conn_lost), None, c"0 while connected.")
-        .getset(c"_protocol_paused", getter!(TlsTransport, protocol_paused), None, c"Whether writing is paused.")
-        .getset(c"_engine", getter!(TlsTransport, engine), None, c"'direct' or 'fallback'.")
+    b.getset(
+        c"_ssl_protocol",
+        getter!(TlsTransport, itself),
+        None,
+        c"The transport itself, which is the protocol below too.",
+    )
+    .getset(c"_app_transport", getter!(TlsTransport, itself), None, c"The transport itself.")
+    .getset(c"_app_protocol", getter!(TlsTransport, get_protocol), None, c"The program's protocol.")
+    .getset(c"_protocol", getter!(TlsTransport, get_protocol), None, c"The program's protocol.")
+    .getset(
+        c"_transport",
+        getter!(TlsTransport, lower),
+        None,
+        c"The transport below; None once the connection is lost.",
+    )
+    .getset(c"_sslobj", getter!(TlsTransport, ssl_object), None, c"The ssl.SSLObject.")
+    .getset(c"_loop", getter!(TlsTransport, event_loop), None, c"The loop; None once the connection is lost.")
+    .getset(c"_closed", getter!(TlsTransport, is_closed), None, c"Whether close() was called.")
+    .getset(c"_conn_lost", getter!(TlsTransport, conn_lost), None, c"0 while connected.")
+    .getset(c"_protocol_paused", getter!(TlsTransport, protocol_paused), None, c"Whether writing is paused.")
+    .getset(c"_engine", getter!(TlsTransport, engine), None, c"'direct' or 'fallback'.")
 }

@@ -69,7 +69,8 @@ impl Inst<TlsTransport> {
         self.is_established.set(true);
         self.session.look_for_message_callback()?;
         if self.base.is_debug() {
-            let (format, took_ms) = (string("%r: SSL handshake took %.1f ms")?, (self.now()? - self.began_s.get()) * 1e3);
+            let (format, took_ms) =
+                (string("%r: SSL handshake took %.1f ms")?, (self.now()? - self.began_s.get()) * 1e3);
             imports().logger.call_method(name!("debug"), [&*format, self.obj(), &*float(took_ms)?])?;
         }
         if self.step(|m| m.tell_made()) {

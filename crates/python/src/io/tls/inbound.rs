@@ -204,11 +204,9 @@ impl Inst<TlsTransport> {
 
     /// Run one exchange; what OpenSSL answers by itself (a key update, an alert) is sent at once.
     fn exchange_and_send(&self, input: &[u8], f: impl FnOnce(&Exchange<'_>) -> Res<Round>) -> Res<Round> {
-        self.with_output(|output| {
-            match self.session.exchange(input, output, f) {
-                Ok(round) => self.send(output).map(|()| round.unwrap_or_default()),
-                Err(raised) => finally(Err(raised), || self.send(output)).map(|()| Round::default()),
-            }
+        self.with_output(|output| match self.session.exchange(input, output, f) {
+            Ok(round) => self.send(output).map(|()| round.unwrap_or_default()),
+            Err(raised) => finally(Err(raised), || self.send(output)).map(|()| Round::default()),
         })
     }
 

@@ -12,9 +12,7 @@ use aioxide_core::tls::Phase;
 use super::session::{Exchange, Progress, is_failure};
 use super::{Limits, TlsTransport};
 use crate::ffi::cell::RefCell;
-use crate::ffi::{
-    Context, Inst, Obj, Raised, ReadBuffer, Ref, Res, bytes_from, bytes_of, is_bytes_like, type_name,
-};
+use crate::ffi::{Context, Inst, Obj, Raised, ReadBuffer, Ref, Res, bytes_from, bytes_of, is_bytes_like, type_name};
 use crate::io::base::Base;
 use crate::io::driver::Driver;
 use crate::io::finally;
@@ -160,11 +158,9 @@ impl Inst<TlsTransport> {
     /// One exchange, and send what it gives.
     #[inline]
     fn exchange_records<R>(&self, f: impl FnOnce(&Exchange<'_>) -> Res<R>) -> Res<Option<R>> {
-        self.with_output(|output| {
-            match self.session.exchange(&[], output, f) {
-                Ok(answer) => self.send(output).map(|()| answer),
-                Err(raised) => finally(Err(raised), || self.send(output)).map(|()| None),
-            }
+        self.with_output(|output| match self.session.exchange(&[], output, f) {
+            Ok(answer) => self.send(output).map(|()| answer),
+            Err(raised) => finally(Err(raised), || self.send(output)).map(|()| None),
         })
     }
 

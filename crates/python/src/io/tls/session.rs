@@ -85,6 +85,22 @@ fn is_refused() -> bool {
     std::env::var_os(SWITCH).is_some_and(|value| value == "fallback")
 }
 
+/// Are `read` and `write` those of `ssl.SSLObject`? A program may have its own class (`SSLContext.sslobject_class`), and there its
+/// own methods: these are called then.
+fn reads_and_writes_itself(object: &Obj, ssl: &Ssl) -> Res<bool> {
+    let class = object.class();
+    if class.is(&ssl.object_class) {
+        return Ok(true);
+    }
+    for name in [name!("read"), name!("write")] {
+        match class.getattr_opt(name)? {
+            Some(method) if method.is(&*ssl.object_class.getattr(name)?) => {}
+            _ => return Ok(false),
+        }
+    }
+    Ok(object.getattr_opt(name!("_sslobj"))?.is_some())
+}
+
 /// A method's answer; None: it wants to be called again when more has come.
 fn unless_again(outcome: Res) -> Res<Option<Ref>> {
     match outcome {
@@ -133,12 +149,19 @@ impl Session {
             let arguments = [&*incoming, &*outgoing, server_side, server_hostname];
             context.getattr(name!("wrap_bio"))?.call_kw(&arguments, kwnames!("server_side", "server_hostname"))
         };
-        let (object, connection) = if is_refused() { (wrap()?, None) } else { openssl::wrap(wrap)? };
+        let (object, connection) = if is_refused() {
+            (wrap()?, None)
+        } else {
+            openssl::wrap(wrap, |object| reads_and_writes_itself(object, ssl))?
+        };
         let channel = match connection {
             Some(connection) => Channel::Direct(connection),
             None => {
-                let is_plain = object.class().is(&ssl.object_class);
-                let methods = if is_plain { object.getattr(name!("_sslobj"))? } else { object.clone() };
+                let methods = if reads_and_writes_itself(&object, ssl)? {
+                    object.getattr(name!("_sslobj"))?
+                } else {
+                    object.clone()
+                };
                 Channel::Fallback(Memory {
                     methods: Slot::of(methods),
                     incoming: Slot::of(incoming),
@@ -288,12 +311,7 @@ impl Memory {
         Ok(())
     }
 
-    fn exchange<R>(
-        &self,
-        input: &[u8],
-        output: &mut Vec<u8>,
-        f: impl FnOnce(&Obj) -> Res<R>,
-    ) -> Res<Option<Res<R>>> {
+    fn exchange<R>(&self, input: &[u8], output: &mut Vec<u8>, f: impl FnOnce(&Obj) -> Res<R>) -> Res<Option<Res<R>>> {
         self.feed(input)?;
         let Some(methods) = self.methods.get() else {
             return Ok(None);
@@ -345,7 +363,7 @@ impl Exchange<'_> {
     }
 
     /// Same as `unwrap`; has the peer answered?
-    pub fn unwrap(&self) -> Res<bool> {
+    pub fn shut_down(&self) -> Res<bool> {
         unless_again(self.session.object().call_method(name!("unwrap"), [])).map(|done| done.is_some())
     }
 

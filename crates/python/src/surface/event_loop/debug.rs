@@ -43,7 +43,10 @@ fn prepare(this: &Inst<EventLoop>, entry: &Entry) -> Res<(Subject, f64)> {
             Subject::Handle(Handle::new(f, &[&**argument], this.obj(), Some(context))?)
         }
         // Now: when it has run it may have let go of what names it.
-        Entry::Native(work, what) => Subject::Native(io::describe(work, *what).or_else(unnamed)?),
+        Entry::Native(work, what) => {
+            let name = io::describe(work, *what).or_else(unnamed)?;
+            Subject::Native { name, made_at: io::source_traceback(work, *what) }
+        }
     };
     let shown = subject.shown(this)?;
     let started = time(this)?;
@@ -87,16 +90,17 @@ fn unnamed(raised: Raised) -> Res<String> {
 enum Subject {
     Handle(Owned<Handle>),
     Task(Ref),
-    Native(String),
+    Native { name: String, made_at: Option<Ref> },
 }
 
 impl Subject {
-    /// `loop._current_handle`: of native work a stand-in, made where the loop was started.
+    /// `loop._current_handle`: of native work a stand-in, made where the loop was started if nothing better is known.
     fn shown(&self, this: &Inst<EventLoop>) -> Res {
         let made_at = match self {
             Subject::Handle(h) => return Ok(h.obj().to_ref()),
             Subject::Task(task) => task.getattr(name!("_source_traceback"))?,
-            Subject::Native(_) => {
+            Subject::Native { made_at: Some(made_at), .. } => made_at.clone(),
+            Subject::Native { made_at: None, .. } => {
                 if !this.run_from.is_some() {
                     this.run_from.put(handle::current_stack()?);
                 }
@@ -115,7 +119,7 @@ impl Subject {
                 None => representation(h.obj()),
             },
             Subject::Task(task) => representation(task),
-            Subject::Native(name) => Ok(name.clone()),
+            Subject::Native { name, .. } => Ok(name.clone()),
         }
     }
 }

@@ -18,7 +18,8 @@ pub fn make(this: &Inst<EventLoop>, args: Args) -> Res {
         "context",
     ];
     let given = args.exactly("_make_tls", names)?;
-    let [protocol, context, waiter, server_side, server_hostname, tells_made, handshake, shutdown, callback_context] = given;
+    let [protocol, context, waiter, server_side, server_hostname, tells_made, handshake, shutdown, callback_context] =
+        given;
     let wanted = Wanted {
         protocol,
         context,
