@@ -294,6 +294,10 @@ fn protocol_paused(this: &This) -> Res {
     this.lower.get_or_none().getattr(name!("_protocol_paused"))
 }
 
+fn reading_paused(this: &This) -> Res {
+    Ok(this.reading_is_paused.get().into())
+}
+
 fn is_closed(this: &This) -> Res {
     Ok(this.base.closing.get().into())
 }
@@ -417,6 +421,7 @@ fn attributes(b: ClassBuilder<TlsTransport>) -> ClassBuilder<TlsTransport> {
     )
     .getset(c"_sslobj", getter!(TlsTransport, ssl_object), None, c"The ssl.SSLObject.")
     .getset(c"_loop", getter!(TlsTransport, event_loop), None, c"The loop; None once the connection is lost.")
+    .getset(c"_app_reading_paused", getter!(TlsTransport, reading_paused), None, c"Whether reading is paused.")
     .getset(c"_closed", getter!(TlsTransport, is_closed), None, c"Whether close() was called.")
     .getset(c"_conn_lost", getter!(TlsTransport, conn_lost), None, c"0 while connected.")
     .getset(c"_protocol_paused", getter!(TlsTransport, protocol_paused), None, c"Whether writing is paused.")
