@@ -15,21 +15,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benches import certificate, loops
 from benches.row import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 60
+MAPPED = "glibc.malloc.mmap_threshold=131072"  # where glibc begins in each process, and musl stays; given by hand it does not grow
 
 
 class Failed(Exception):
     """The loop could not do what was asked; the text is for the reader of the table."""
 
 
-def environment(malloc: str | None = None) -> dict[str, str]:
-    """Ours, without what would switch asyncio's debug mode on or change its memory."""
-    unwanted = ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONTRACEMALLOC", "PYTHONMALLOC")
+def environment(**variables: str) -> dict[str, str]:
+    """Ours, without what would switch asyncio's debug mode on or change its memory, or choose how aioxide does TLS."""
+    unwanted = ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONTRACEMALLOC", "PYTHONMALLOC", "AIOXIDE_TLS")
     ours = {k: v for k, v in os.environ.items() if k not in unwanted}
-    return {**ours, "PYTHONMALLOC": malloc} if malloc else ours
+    return {**ours, certificate.VARIABLE: certificate.folder(), **variables}
 
 
 def processors() -> tuple[set[int], set[int]]:
@@ -46,14 +48,12 @@ def processors() -> tuple[set[int], set[int]]:
 class Child:
     """A process that answers a JSON line with a JSON line; started when first asked."""
 
-    def __init__(
-        self, name: str, *arguments: str, cpus: set[int], verbose: bool = False, malloc: str | None = None
-    ) -> None:
+    def __init__(self, name: str, *arguments: str, cpus: set[int], verbose: bool = False, **variables: str) -> None:
         self.name = name
         self.arguments = arguments
         self.cpus = cpus
         self.stderr = None if verbose else subprocess.DEVNULL
-        self.malloc = malloc
+        self.variables = variables
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> subprocess.Popen[str]:
@@ -64,7 +64,7 @@ class Child:
             stderr=self.stderr,
             text=True,
             cwd=ROOT,
-            env=environment(self.malloc),
+            env=environment(**self.variables),
             start_new_session=True,  # Ctrl-C is for the driver, which then ends its children
         )
         os.sched_setaffinity(process.pid, self.cpus)
@@ -116,8 +116,11 @@ class LoadProcess(Child):
 
 
 class Contender(Child):
-    def __init__(self, loop: str, verbose: bool = False, malloc: str | None = None) -> None:
-        super().__init__("worker", "benches.worker", loop, cpus=processors()[0], verbose=verbose, malloc=malloc)
+    def __init__(self, loop: str, verbose: bool = False, malloc: str | None = None, mapped: bool = False) -> None:
+        variables = dict(loops.named(loop).environment)
+        variables |= {"PYTHONMALLOC": malloc} if malloc else {}
+        variables |= {"GLIBC_TUNABLES": MAPPED} if mapped else {}
+        super().__init__("worker", "benches.worker", loop, cpus=processors()[0], verbose=verbose, **variables)
         self.loop = loop
         self.verbose = verbose
         self.repeats: dict[str, int] = {}
@@ -125,16 +128,24 @@ class Contender(Child):
     def sample(self, row: Row, load: LoadProcess, seconds: float) -> dict[str, float]:
         """One sample of the row on this loop: a value for each of its figures."""
         if row.way == "memory":
-            return {"": self.fresh(row.malloc).memory(row, load)}
+            return {"": self.fresh(malloc=row.malloc).memory(row, load)}
         if row.load:
-            figures, _ = self.served(row, load, seconds)
+            figures = (
+                self.fresh(mapped=True).only(row, load, seconds) if row.mapped else self.served(row, load, seconds)[0]
+            )
             return {name: value / row.ops for name, value in figures.items()}
         if row.key not in self.repeats:
             self.repeats[row.key] = self.ask(do="calibrate", row=row.key)["repeats"]
         return {"": float(self.ask(do="sample", row=row.key, repeats=self.repeats[row.key])["value"])}
 
-    def fresh(self, malloc: str | None) -> Contender:
-        return Contender(self.loop, self.verbose, malloc)
+    def fresh(self, malloc: str | None = None, mapped: bool = False) -> Contender:
+        return Contender(self.loop, self.verbose, malloc, mapped)
+
+    def only(self, row: Row, load: LoadProcess, seconds: float) -> dict[str, float]:
+        try:
+            return self.served(row, load, seconds)[0]
+        finally:
+            self.stop()
 
     def memory(self, row: Row, load: LoadProcess) -> float:
         try:

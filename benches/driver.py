@@ -14,15 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benches import machine, plot, report
+from benches import loops, machine, plot, report, report_tls
 from benches.contender import ROOT, Contender, Failed, LoadProcess
 from benches.progress import Progress
 from benches.row import Row
 from benches.rows import ROWS
+from benches.rows_tls import FLOORS
 
-LOOPS = ["asyncio", "uvloop", "rloop", "aioxide"]
 ROUNDS, QUICK_ROUNDS = 15, 5
 SECONDS, QUICK_SECONDS = 0.3, 0.1  # of a served sample
+TLS_SETUP_S = 0.25  # of one with TLS, on average: handshakes, and records made ahead
 GOALS = {row.key: report.Goal(row.goal, row.below, row.unit) for row in ROWS if row.goal or row.below}
 SVG = ROOT / "docs" / "bench.svg"
 
@@ -54,7 +55,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--loops",
         metavar="A,B,...",
-        help=f"contenders, modules with new_event_loop() (default: {','.join(LOOPS)})",
+        help=f"contenders: modules with new_event_loop(), or of {','.join(loops.CIRCUMSTANCES)} (default: each row's own, "
+        f"of {','.join(loops.ALL)})",
     )
     add(
         "-k",
@@ -144,7 +146,9 @@ class Measurement:
     @classmethod
     def expected_s(cls, row: Row, contenders: int, rounds: int, seconds: float) -> float:
         if row.way == "memory":
-            sample, before = 0.5, 0.0
+            sample, before = 2.0 if row.group == "tls memory" else 0.5, 0.0
+        elif row.group == "tls":
+            sample, before = seconds + TLS_SETUP_S, 0.0
         elif row.load:
             sample, before = cls.seconds_of(row, seconds) + 0.06, 0.0
         else:
@@ -187,11 +191,16 @@ def measure(
     rounds: int,
     seconds: float,
     done: list[dict[str, Any]],
+    all_loops: bool,
 ) -> None:
-    """Append the rows' results to `done` one by one, so that an interrupted run keeps what it has."""
-    progress = Progress([Measurement.expected_s(row, len(contenders), rounds, seconds) for row in rows])
+    """Append the rows' results to `done` one by one, so that an interrupted run keeps what it has. `all_loops`: not only the row's own."""
+
+    def taking_part(row: Row) -> list[Contender]:
+        return [contender for contender in contenders if all_loops or contender.loop in row.loops]
+
+    progress = Progress([Measurement.expected_s(row, len(taking_part(row)), rounds, seconds) for row in rows])
     for index, row in enumerate(rows):
-        measurement = Measurement(row, contenders, load, rounds, seconds)
+        measurement = Measurement(row, taking_part(row), load, rounds, seconds)
         for number in range(measurement.rounds):
             progress.within(index, row.title, number / measurement.rounds)
             measurement.take_round(number)
@@ -218,12 +227,21 @@ def load(path: Path) -> dict[str, Any]:
     return run
 
 
+def show(run: dict[str, Any], goals: bool) -> None:
+    print(report.table(run, GOALS if goals else None))
+    if text := report_tls.table(run, FLOORS):
+        print("\n" + text)
+
+
 def bench(args: argparse.Namespace) -> int:
     rows = selected(args.pattern)
     if not rows:
         print(f"benches: no row to run for {args.pattern!r}; --list shows them", file=sys.stderr)
         return 2
-    names = list(dict.fromkeys(args.loops.split(","))) if args.loops else LOOPS
+    if args.loops:
+        names = list(dict.fromkeys(args.loops.split(",")))
+    else:
+        names = [name for name in loops.ALL if any(name in row.loops for row in rows)]
     rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
     seconds = QUICK_SECONDS if args.quick else SECONDS
     contenders, described = present(names, args.verbose)
@@ -234,7 +252,7 @@ def bench(args: argparse.Namespace) -> int:
     interrupted = False
     load = LoadProcess(args.verbose)
     try:
-        measure(rows, contenders, load, rounds, seconds, run["rows"])
+        measure(rows, contenders, load, rounds, seconds, run["rows"], bool(args.loops))
     except KeyboardInterrupt:
         interrupted = True
         print("\ninterrupted: these rows were complete", file=sys.stderr)
@@ -247,7 +265,7 @@ def bench(args: argparse.Namespace) -> int:
         write(json_path, json.dumps(run, indent=1) + "\n")
     if svg_path := args.svg or (SVG if publish else None):
         write(svg_path, plot.draw(run))
-    print(report.table(run, GOALS if args.goals else None))
+    show(run, args.goals)
     return 130 if interrupted else 0
 
 
@@ -261,6 +279,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         write(args.svg or SVG, plot.draw(load(args.plot_only)))
         return 0
     if args.table_only:
-        print(report.table(load(args.table_only), GOALS if args.goals else None))
+        show(load(args.table_only), args.goals)
         return 0
     return bench(args)

@@ -3,13 +3,10 @@
     python -m benches.load
 
 One JSON line per request on stdin, `{"port", "pid", "seconds", "load": fields of row.Load}`, one per answer on stdout: `{"figures": {name:
-value}}` or `{"error": text}`; the port of a Unix socket is its name. A scenario is a function of that name below. Those that measure CPU
+value}}` or `{"error": text}`; the port of a Unix socket is its name. A scenario is a function of that name below, or in `load_tls.py`. Those that measure CPU
 time give the nanoseconds that the *server* used per request; the cost of this process is nobody's business, so plain epoll will do, and
 where times matter it spins.
 Bounded by time and by count, on loopback only.
-
-The server's CPU time is read from outside by its CPU clock, as clock_getcpuclockid(3) defines it: the value is what time.process_time()
-would return over there, all threads of the server included, in nanoseconds, and the server runs no code for it.
 """
 
 from __future__ import annotations
@@ -20,7 +17,6 @@ import json
 import random
 import select
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -28,40 +24,22 @@ from contextlib import closing
 from statistics import median, quantiles
 from typing import Any
 
+from benches import load_tls
 from benches.row import Load
+from benches.stopwatch import (
+    MAX_REQUESTS,
+    RESET_AT_CLOSE,
+    SILENCE_S,
+    Broken,
+    Figures,
+    connect_to,
+    cpu_ns_of,
+    length_of_response,
+    per_request,
+    warm_up_rounds,
+)
 
-MAX_REQUESTS = 1_000_000
-WARM_UP_REQUESTS = 1000  # over all clients, but at least 2 each, and at most 20
-SILENCE_S = 3.0  # a server that answers nothing for so long is broken
 THINK_S = 0.02  # 100 clients that think so long ask 5000 times a second
-RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: no TIME_WAIT, or a long run would use up the ports
-
-Figures = dict[str, float]
-
-
-class Broken(Exception):
-    """The server did not do what its row says."""
-
-
-def cpu_ns_of(pid: int) -> int:
-    return time.clock_gettime_ns(~pid << 3 | 2)  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED)
-
-
-def per_request(ns: int, requests: int) -> Figures:
-    if not (ns and requests):
-        raise Broken("nothing was done in time")
-    return {"": ns / requests}
-
-
-def connect_to(port: int | str, network: str = "tcp") -> socket.socket:
-    if network != "tcp":
-        sock = socket.socket(socket.AF_UNIX) if network == "unix" else socket.socket(type=socket.SOCK_DGRAM)
-        sock.settimeout(SILENCE_S)
-        sock.connect(port.encode("latin-1") if isinstance(port, str) else ("127.0.0.1", port))
-        return sock
-    sock = socket.create_connection(("127.0.0.1", port), timeout=SILENCE_S)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
 
 
 class Clients:
@@ -89,17 +67,14 @@ class Clients:
         got = b""
         while b"\r\n\r\n" not in got:
             got += self.read(sock, 65536)
-        head = got.partition(b"\r\n\r\n")[0].lower()
-        if not head.startswith(b"http/1.1 200") or b"content-length:" not in head:
-            raise Broken(f"answered {head[:40]!r}")
-        length = len(head) + 4 + int(head.partition(b"content-length:")[2].split()[0])
+        length = length_of_response(got)
         while len(got) < length:
             got += self.read(sock, 65536)
         return length
 
     def warm_up(self) -> None:
         """Some full round trips, which also check the answer."""
-        for _ in range(min(20, max(2, WARM_UP_REQUESTS // len(self.by_fd)))):
+        for _ in range(warm_up_rounds(len(self.by_fd))):
             for sock in self.by_fd.values():
                 sock.sendall(self.request)
             for sock in self.by_fd.values():
@@ -327,7 +302,8 @@ def hold(port: int, pid: int, seconds: float, load: Load) -> Figures:
 
 
 SCENARIOS: dict[str, Callable[[int, int, float, Load], Figures]] = {
-    scenario.__name__: scenario for scenario in (ping_pong, connect, accept, think, busy, burst, hold)
+    scenario.__name__: scenario
+    for scenario in (ping_pong, connect, accept, think, busy, burst, hold, *load_tls.SCENARIOS)
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import ssl
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,6 +41,7 @@ def facts() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
+        "openssl": ssl.OPENSSL_VERSION,
         "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
         "load_average": round(os.getloadavg()[0], 2),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),

@@ -115,18 +115,20 @@ def headline(run: dict[str, Any]) -> list[str]:
     return [
         f"{facts['implementation']} {facts['python']}{gil}; {versions}",
         f"{facts['cpu']}, {facts['cores']} cores, {facts['system']} {facts['kernel']}, {facts['date']}",
+        *([facts["openssl"]] if any(row["group"].startswith("tls") for row in run["rows"]) else []),
     ]
 
 
 def table(run: dict[str, Any], goals: dict[str, Goal] | None = None) -> str:
     """A Markdown table for each group; with `goals` (by a row's key) one column more."""
     ours = ours_in(run)
-    loops = list(run["loops"])
-    others = [loop for loop in loops if loop != ours]
     text = []
     for group, meaning in GROUPS.items():
         lines = []
-        for row in (row for row in run["rows"] if row["group"] == group):
+        rows = [row for row in run["rows"] if row["group"] == group]
+        loops = [loop for loop in run["loops"] if any(loop in row["samples"] or loop in row["errors"] for row in rows)]
+        others = [loop for loop in loops if loop != ours]
+        for row in rows:
             cells = [row["title"], *(typical(row, loop) for loop in loops)]
             cells += [str(ratio(row, loop, ours) or "—") for loop in others]
             if goals is not None:

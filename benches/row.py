@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benches import loops
+
 #: In the order of the table and the plot: what the group's figures are.
 GROUPS = {
     "scheduler": "CPU time of the loop's thread per operation",
@@ -26,14 +28,16 @@ GROUPS = {
     "threads": "CPU time of all threads per operation",
     "processes": "CPU time of all threads per process started",
     "applications": "CPU time of the server per request",
+    "tls": "CPU time of the server per request",
     "latency": "time till the answer (not CPU time)",
     "memory": "bytes",
+    "tls memory": "bytes per idle connection",
 }
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the load process does (`load.py` has a function of the scenario's name); travels as JSON."""
+    """What the load process does (`load.py` or `load_tls.py` has a function of the scenario's name); travels as JSON."""
 
     scenario: str = "ping_pong"
     connections: int = 100
@@ -58,7 +62,9 @@ class Row:
     below: float | None = None  # an absolute goal, in `unit`
     most_rounds: int | None = None  # where more would tell nothing
     malloc: str | None = None  # PYTHONMALLOC of the worker
+    mapped: bool = False  # large blocks are mapped: musl's malloc, and glibc's until a process has freed one
     since: tuple[int, int] = (3, 10)  # first Python that has the feature
+    loops: tuple[str, ...] = loops.PLAIN  # who takes part, if the command line does not say
 
     @property
     def descriptors(self) -> int:

@@ -12,6 +12,7 @@ from benches import (
     rows_scheduler,
     rows_sock,
     rows_threads,
+    rows_tls,
 )
 from benches.row import Row
 
@@ -24,6 +25,8 @@ ROWS: list[Row] = [
     *rows_threads.ROWS,
     *rows_processes.ROWS,
     *rows_apps.ROWS,
+    *rows_tls.ROWS,
     *rows_latency.ROWS,
     *rows_memory.ROWS,
+    *rows_tls.MEMORY,
 ]

@@ -1,6 +1,6 @@
 """A worker: one process that runs rows on one loop, as long as the driver asks.
 
-    python -m benches.worker LOOP          LOOP is a module with new_event_loop()
+    python -m benches.worker LOOP          LOOP is a module with new_event_loop(), or a name of `loops.py`
 
 One JSON line per request on stdin, one JSON line per answer on stdout:
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import importlib.metadata
 import json
 import os
@@ -30,6 +29,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from benches import loops
 from benches.row import Row
 from benches.rows import ROWS
 from benches.rows_network import listen, port_of
@@ -59,28 +59,23 @@ def settle_malloc() -> None:
     asyncio and rloop read into a fresh 256 KiB object and shrink it. A young process gets that from mmap(2) and gives it back by munmap(2)
     for each message, at four times the price of an echo; once any larger block has been freed, M_MMAP_THRESHOLD has grown
     (mallopt(3), "dynamic") and the heap serves it. Which of the two is measured must not depend on the rows that happened to run
-    before, and real programs have freed a megabyte: so free one here.
+    before, and real programs have freed a megabyte: so free one here. (With TLS most rivals do the same with what they decrypt. `Row.mapped` shows
+    them where the threshold does not grow.)
     """
     bytes(1 << 20)
 
 
-def type_name(obj: object) -> str:
-    return f"{type(obj).__module__}.{type(obj).__qualname__}"
-
-
 class Worker:
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.new_event_loop: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(name).new_event_loop
+        self.loop = loops.named(name)
+        self.loop.load()
 
     def run(self, job: Callable[[], Awaitable[T]]) -> T:
         async def main() -> T:
-            running = type_name(asyncio.get_running_loop())
-            if running.partition(".")[0] != self.name:
-                raise RuntimeError(f"asked for {self.name}, but {running} runs")
+            self.loop.check(asyncio.get_running_loop())
             return await job()
 
-        loop = self.new_event_loop()
+        loop = self.loop.new_event_loop()
         try:
             return loop.run_until_complete(main())
         finally:
@@ -99,17 +94,18 @@ class Worker:
 
     def describe(self) -> dict[str, Any]:
         async def job() -> dict[str, Any]:
-            return {"loop": type_name(asyncio.get_running_loop()), "task": type_name(asyncio.current_task())}
+            return {"loop": loops.describe(asyncio.get_running_loop()), "task": loops.type_name(asyncio.current_task())}
 
         return {"version": self.version(), **self.run(job)}
 
     def version(self) -> str:
-        if self.name == "asyncio":
+        package = self.loop.patched_by or self.loop.module
+        if package == "asyncio":
             return sys.version.split()[0]
         try:
-            return importlib.metadata.version(self.name)
+            return importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            return str(getattr(sys.modules[self.name], "__version__", "unknown"))
+            return str(getattr(sys.modules[package], "__version__", "unknown"))
 
     def calibrate(self, row: Row) -> dict[str, Any]:
         repeats = 1
@@ -178,8 +174,9 @@ def main(name: str) -> None:
     try:
         worker = Worker(name)
     except ModuleNotFoundError as exc:
-        why = "not installed" if exc.name == name else str(exc)
-        return answer({"error": why})
+        loop = loops.named(name)
+        why = {loop.module: "not installed", loop.patched_by: f"{loop.patched_by} is not installed"}.get(exc.name)
+        return answer({"error": why or str(exc)})
     except (ImportError, AttributeError) as exc:
         return answer({"error": str(exc)})
     for line in sys.stdin:

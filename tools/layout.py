@@ -31,7 +31,7 @@ LAYERS = {
     "crates/core/src": [
         ["sync"],
         ["sys"],
-        ["time", "buffer", "ready", "pool"],
+        ["time", "buffer", "ready", "pool", "tls"],
         ["reactor"],
         ["kernel"],
         ["net"],

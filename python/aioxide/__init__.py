@@ -17,6 +17,7 @@ from ._install import install, uninstall
 from ._policy import EventLoop, EventLoopPolicy, new_event_loop
 from ._policy import missing_class as _missing_class
 from ._runners import Runner, run
+from ._tls import build_info
 
 if _typing.TYPE_CHECKING or _sys.platform == "linux":
     from ._native import Future, Handle, Task, TimerHandle, __version__
@@ -44,6 +45,7 @@ __all__ = [
     "Task",
     "TimerHandle",
     "__version__",
+    "build_info",
     "install",
     "new_event_loop",
     "run",

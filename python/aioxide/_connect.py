@@ -14,7 +14,6 @@ from asyncio.log import logger
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._not_yet import TLS, not_yet
 from ._part import LoopPart, stdlib_mentions
 from ._race import race
 from ._resolve import interleave as interleave_families
@@ -118,8 +117,6 @@ class Connecting(LoopPart):
             check_stream_socket(sock)
         elif sock is not None:
             raise ValueError("host/port and sock can not be specified at the same time")
-        if ssl:
-            raise not_yet(TLS)
         if sock is None:
             infos = await self._ensure_resolved(
                 (host, port), family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags, loop=self
@@ -138,7 +135,14 @@ class Connecting(LoopPart):
             if interleave:
                 infos = interleave_families(infos, interleave)
             sock = await self._connect_any(infos, local_infos, happy_eyeballs_delay, all_errors)
-        transport, protocol = await self._create_connection_transport(sock, protocol_factory)
+        if ssl:
+            # An empty name is the program's wish: no SNI, no check of the name.
+            name_to_check = host if server_hostname is None else server_hostname
+            transport, protocol = await self._create_tls_transport(
+                sock, protocol_factory, ssl, name_to_check, False, ssl_handshake_timeout, ssl_shutdown_timeout
+            )
+        else:
+            transport, protocol = await self._create_connection_transport(sock, protocol_factory)
         if self._debug:
             logger.debug(
                 "%r connected to %s:%r: (%r, %r)",
@@ -170,8 +174,11 @@ class Connecting(LoopPart):
         check_tls_timeouts(bool(ssl), ssl_handshake_timeout, ssl_shutdown_timeout)
         check_ssl_socket(sock)
         if ssl:
-            raise not_yet(TLS)
-        transport, protocol = await self._create_connection_transport(sock, protocol_factory)
+            transport, protocol = await self._create_tls_transport(
+                sock, protocol_factory, ssl, "", True, ssl_handshake_timeout, ssl_shutdown_timeout
+            )
+        else:
+            transport, protocol = await self._create_connection_transport(sock, protocol_factory)
         if self._debug:
             logger.debug("%r handled: (%r, %r)", transport.get_extra_info("socket"), transport, protocol)
         return transport, protocol

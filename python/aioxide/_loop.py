@@ -24,7 +24,6 @@ from ._connect import Connecting
 from ._datagram import Datagrams
 from ._executor import Executors
 from ._inner import Inner
-from ._not_yet import NotYet
 from ._pipes import Pipes
 from ._processes import Processes
 from ._reports import Reports
@@ -32,6 +31,7 @@ from ._resolve import Resolving
 from ._sendfile import Sendfile
 from ._serve import Serving
 from ._signals import Signals
+from ._tls import Tls
 from ._unix import UnixSockets
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class EventLoop(  # type: ignore[misc]  # typeshed's overloads
     Datagrams,
     Reports,
     Inner,
-    NotYet,
+    Tls,
     asyncio.AbstractEventLoop,
 ):
     """asyncio's event loop, native.

@@ -102,6 +102,16 @@ class LoopPart(asyncio.AbstractEventLoop):
             addr_info: AddressInfo,
             local_addr_infos: Iterable[AddressInfo] | None = None,
         ) -> Coroutine[Any, Any, socket.socket]: ...
+        async def _create_tls_transport(
+            self,
+            sock: socket.socket,
+            protocol_factory: ProtocolFactory,
+            sslcontext: Any,
+            server_hostname: str | None,
+            server_side: bool,
+            handshake_timeout: float | None,
+            shutdown_timeout: float | None,
+        ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]: ...
         def _create_connection_transport(
             self, sock: socket.socket, protocol_factory: ProtocolFactory
         ) -> Coroutine[Any, Any, tuple[asyncio.Transport, asyncio.BaseProtocol]]: ...

@@ -207,7 +207,7 @@ class _FallbackProtocol(asyncio.Protocol):
     """In the place of a transport's protocol while the fallback sends a file: knows when writing is paused."""
 
     def __init__(self, transport: Any) -> None:
-        kinds = (_native.SocketTransport, transports._FlowControlMixin)
+        kinds = (_native.SocketTransport, _native.SSLTransport, transports._FlowControlMixin)
         if not issubclass(type(transport), kinds):
             raise TypeError("transport should be _FlowControlMixin instance")
         self._transport: Any = transport

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._connect import bind_error, check_ssl_socket, check_stream_socket, check_tls_timeouts, refuse_keyword
-from ._not_yet import TLS, not_yet
 from ._part import LoopPart, stdlib_mentions
 from ._server import Server
 
@@ -73,8 +72,6 @@ class Serving(LoopPart):
             check_stream_socket(sock)
         elif sock is not None:
             raise ValueError("host/port and sock can not be specified at the same time")
-        if ssl is not None:
-            raise not_yet(TLS)
         if sock is not None:
             sockets = [sock]
         else:

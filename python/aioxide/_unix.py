@@ -15,7 +15,6 @@ from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
 from ._connect import check_tls_timeouts, refuse_keyword
-from ._not_yet import TLS, not_yet
 from ._part import LoopPart
 from ._server import Server
 
@@ -91,8 +90,6 @@ class UnixSockets(LoopPart):
             raise ValueError("path and sock can not be specified at the same time")
         else:
             path = os.fspath(path)
-        if ssl:
-            raise not_yet(TLS)
         if sock is None:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0)
             try:
@@ -101,6 +98,10 @@ class UnixSockets(LoopPart):
             except BaseException:
                 sock.close()
                 raise
+        if ssl:
+            return await self._create_tls_transport(
+                sock, protocol_factory, ssl, server_hostname, False, ssl_handshake_timeout, ssl_shutdown_timeout
+            )
         return await self._create_connection_transport(sock, protocol_factory)
 
     async def create_unix_server(  # type: ignore[override]
@@ -136,8 +137,6 @@ class UnixSockets(LoopPart):
             raise ValueError("path and sock can not be specified at the same time")
         else:
             path = os.fspath(path)
-        if ssl is not None:
-            raise not_yet(TLS)
         is_ours = sock is None
         if sock is None:
             sock = _bind(path)  # type: ignore[arg-type]  # os.fspath() has made it a str or bytes

@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+import tls_peers
 from files import CONTENT
 from gathering import warm
 from peers import TOO_MUCH, Recorder, connect
@@ -48,6 +49,12 @@ def own_pipe():
     yield ends
     for end in ends:
         os.close(end)
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory):
+    """A private CA with the keys and certificates of a server and of a client."""
+    return tls_peers.Files(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture(scope="session")

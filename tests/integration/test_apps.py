@@ -38,12 +38,7 @@ AIOPG_RACE = 'psycopg2.errors.UndefinedColumn: column "nonsense" does not exist'
 
 @pytest.fixture(scope="module")
 def postgres_server() -> Iterator[dict[str, str]]:
-    binaries = postgres.programs()
-    if binaries is None:
-        if os.environ.get("AIOXIDE_REQUIRE_POSTGRES"):
-            pytest.fail("PostgreSQL is required, but not installed (Debian: apt-get install postgresql)")
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    with postgres.server(binaries) as environment:
+    with postgres.server(postgres.required()) as environment:
         yield environment
 
 

@@ -38,3 +38,4 @@ pub mod ready;
 mod sync;
 pub mod sys;
 pub mod time;
+pub mod tls;

@@ -257,6 +257,7 @@ pub mod exc {
         blocking_io_error = PyExc_BlockingIOError,
         broken_pipe_error = PyExc_BrokenPipeError,
         buffer_error = PyExc_BufferError,
+        connection_aborted = PyExc_ConnectionAbortedError,
         connection_reset = PyExc_ConnectionResetError,
         generator_exit = PyExc_GeneratorExit,
         import_error = PyExc_ImportError,

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use pyo3_ffi as c;
 
 use super::error::{Raised, Res};
+use super::object::Obj;
 
 /// Run `f` without holding the interpreter: other threads may run Python meanwhile.
 ///
@@ -46,6 +47,30 @@ unsafe impl<T> Send for CrossThread<T> {}
 pub fn is_main_interpreter() -> bool {
     // SAFETY: attached; both calls only read.
     unsafe { c::PyInterpreterState_Get() == c::PyInterpreterState_Main() }
+}
+
+/// Run `f` while no other thread is inside a method of `o` that guards itself (PEP 703). With a GIL there is nothing to do.
+#[cfg(not(Py_GIL_DISABLED))]
+#[inline]
+pub fn critical_section<T>(_o: &Obj, f: impl FnOnce() -> T) -> T {
+    f()
+}
+
+/// The same without a GIL. Calls into Python inside may let others in.
+#[cfg(Py_GIL_DISABLED)]
+pub fn critical_section<T>(o: &Obj, f: impl FnOnce() -> T) -> T {
+    struct Leave(c::PyCriticalSection);
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            // SAFETY: begun below, at the same address, by the same thread.
+            unsafe { c::PyCriticalSection_End(&raw mut self.0) }
+        }
+    }
+    // SAFETY: an all-zero section is one that has not begun.
+    let mut section = Leave(unsafe { std::mem::zeroed() });
+    // SAFETY: a live object; the section stays where it is until it ends.
+    unsafe { c::PyCriticalSection_Begin(&raw mut section.0, o.as_ptr()) };
+    f()
 }
 
 /// Run `f` one level deeper on the C stack.

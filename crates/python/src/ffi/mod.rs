@@ -32,6 +32,7 @@ mod lifecycle;
 mod number;
 mod object;
 mod once;
+pub mod openssl;
 pub mod send;
 #[cfg(Py_GIL_DISABLED)]
 mod shared;

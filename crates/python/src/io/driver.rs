@@ -56,9 +56,46 @@ pub struct Driver {
     pub transports: Transports,
     /// Where small messages are received, for all transports: a `bytes` of the right size is then one copy of few bytes.
     pub receive_buffer: RefCell<Box<[u8]>>,
+    /// Where TLS records are received, and where they are written, for all connections.
+    pub records: Records,
     /// What a transport of this loop holds back until the callback that runs has ended.
     pub held: Held,
     pub signals: Signals,
+}
+
+/// Two buffers that are lent, one after the other, to whichever connection needs them. Who finds one lent makes one for itself:
+/// callbacks of OpenSSL may run Python in the middle.
+#[derive(Default)]
+pub struct Records {
+    incoming: Cell<Box<[u8]>>,
+    outgoing: Cell<Vec<u8>>,
+}
+
+impl Records {
+    /// Run `f` with room to receive into.
+    #[inline]
+    pub fn with_room<R>(&self, f: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut room = self.incoming.take();
+        if room.is_empty() {
+            room = vec![0; RECEIVE_BYTES].into_boxed_slice();
+        }
+        let answer = f(&mut room);
+        self.incoming.set(room);
+        answer
+    }
+
+    /// Run `f` with an empty vector.
+    #[inline]
+    pub fn with_output<R>(&self, f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        let mut output = self.outgoing.take();
+        let answer = f(&mut output);
+        output.clear();
+        // What a large write has needed is not kept for ever.
+        if output.capacity() <= RECEIVE_BYTES {
+            self.outgoing.set(output);
+        }
+        answer
+    }
 }
 
 static FIND: Once<fn(&Obj) -> Option<&Driver>> = Once::new();
@@ -76,6 +113,7 @@ impl Driver {
             fork_generation: Cell::new(fork::generation()),
             transports: Transports::default(),
             receive_buffer: RefCell::new(vec![0; RECEIVE_BYTES].into_boxed_slice()),
+            records: Records::default(),
             held: Held::new(),
             signals: Signals::default(),
         })

@@ -1,7 +1,7 @@
 //! What one transport of a loop holds back until the callback that runs has ended: one place, and the bytes.
 //!
 //! CPython counterpart: none; asyncio sends in each `write`. When to hold is `core::buffer::Gathering`'s decision, how is
-//! `transport::gather`'s.
+//! `io::gather`'s.
 //!
 //! Invariants:
 //! * One transport at most: a write of another one flushes it first, so the order of bytes across connections is asyncio's.
@@ -16,6 +16,7 @@ use std::os::fd::RawFd;
 use aioxide_core::sys::socket;
 
 use super::pieces::sent;
+use super::tls::TlsTransport;
 use super::transport::SocketTransport;
 use super::{finally, fork};
 use crate::ffi::cell::{Cell, RefCell, RefMut};
@@ -119,6 +120,18 @@ impl Held {
         Sent { rest: std::mem::take(&mut *self.own_bytes()), others: 0 }
     }
 
+    /// Run `f` with what is held. Nothing is held afterwards; what `f` writes may be.
+    pub fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
+        let mut bytes = std::mem::take(&mut *self.own_bytes());
+        let answer = f(&bytes);
+        bytes.clear();
+        let mut place = self.bytes.borrow_mut();
+        if place.capacity() == 0 {
+            *place = bytes;
+        }
+        answer
+    }
+
     /// What is held, without what a parent process held when it forked.
     fn own_bytes(&self) -> RefMut<'_, Vec<u8>> {
         let mut bytes = self.bytes.borrow_mut();
@@ -140,7 +153,10 @@ impl Held {
     #[inline(never)]
     fn release(&self) -> Res<()> {
         match self.owner.take() {
-            Some(owner) => owner.downcast::<SocketTransport>().map_or(Ok(()), |t| t.on_callback_end(self)),
+            Some(owner) => match owner.downcast_exact::<SocketTransport>() {
+                Some(transport) => transport.on_callback_end(self),
+                None => owner.downcast_exact::<TlsTransport>().map_or(Ok(()), |t| t.on_callback_end(self)),
+            },
             None => Ok(()),
         }
     }

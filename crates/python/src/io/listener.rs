@@ -2,8 +2,9 @@
 //!
 //! CPython counterpart: `BaseSelectorEventLoop._start_serving`, `_accept_connection`, `_accept_connection2`.
 //!
-//! asyncio makes a task for each connection, because a TLS handshake may follow. A plain connection has nothing to wait
-//! for, so the factory is called and the transport made at once, in a context of its own as the task would have it.
+//! asyncio makes a task for each connection, because a TLS handshake may follow. Here nothing is waited for: the factory is
+//! called and the transport made at once, in a context of its own as the task would have it; a handshake that fails is the
+//! transport's matter.
 //!
 //! Invariants: a descriptor accepted is owned by an `OwnedFd` until a Python socket object has taken it, and by that until
 //! a transport has; if either step fails it is closed.
@@ -17,17 +18,18 @@ use aioxide_core::sys::socket;
 
 use super::address::Endpoint;
 use super::driver::Driver;
+use super::tls::TlsTransport;
 use super::transport::Known;
 use super::{address, socket_object, transport};
 use crate::ffi::trampoline::Definition;
 use crate::ffi::{
     Class, ClassBuilder, Context, Inst, Native, Obj, Owned, Raised, Ref, Res, Slot, Visit, index_value, none,
-    socket_fd, string,
+    socket_fd, string, true_,
 };
 use crate::objects::names::imports;
 use crate::objects::report::Report;
 use crate::objects::scheduler::Scheduler;
-use crate::{definition_noargs, name};
+use crate::{definition_noargs, kwnames, name};
 
 pub struct Listener {
     event_loop: Slot,
@@ -38,10 +40,50 @@ pub struct Listener {
     backlog: usize,
     /// Copied where asyncio would make the reader's Handle.
     context: Slot,
+    /// Connections begin with a handshake.
+    tls: Option<Tls>,
     /// Each connection runs in a copy of it (3.15+).
     connection_context: Slot,
     /// What a socket accepted here is made of: family, type, protocol.
     kind: [i64; 3],
+}
+
+/// What `create_server` was told of TLS.
+pub struct Tls {
+    sslcontext: Slot,
+    /// In seconds.
+    handshake_timeout: Slot,
+    shutdown_timeout: Slot,
+}
+
+impl Tls {
+    pub fn new(sslcontext: &Obj, handshake_timeout: &Obj, shutdown_timeout: &Obj) -> Tls {
+        let of = |o: &Obj| Slot::of(o.to_ref());
+        Tls {
+            sslcontext: of(sslcontext),
+            handshake_timeout: of(handshake_timeout),
+            shutdown_timeout: of(shutdown_timeout),
+        }
+    }
+
+    fn slots(&self) -> [&Slot; 3] {
+        [&self.sslcontext, &self.handshake_timeout, &self.shutdown_timeout]
+    }
+
+    /// A transport for an accepted socket; nobody waits for its handshake.
+    fn make(&self, event_loop: &Obj, sock: &Obj, protocol: &Obj, server: &Obj, context: Option<&Obj>) -> Res<()> {
+        let sslcontext = self.sslcontext.get_or_none();
+        let [handshake, shutdown] = [&self.handshake_timeout, &self.shutdown_timeout].map(Slot::get_or_none);
+        let make = event_loop.getattr(name!("_make_ssl_transport"))?;
+        let arguments =
+            [sock, protocol, &sslcontext, none(), true_(), server, &handshake, &shutdown, context.unwrap_or(none())];
+        let names = kwnames!("server_side", "server", "ssl_handshake_timeout", "ssl_shutdown_timeout", "context");
+        let transport = make.call_kw(&arguments, names)?;
+        if let Some(tls) = transport.downcast_exact::<TlsTransport>() {
+            tls.set_accepted();
+        }
+        Ok(())
+    }
 }
 
 static LISTENER: Class = Class::new();
@@ -56,10 +98,12 @@ impl Native for Listener {
 
     fn traverse(&self, visit: &Visit) {
         self.slots().into_iter().for_each(|slot| visit.slot(slot));
+        self.tls.iter().flat_map(Tls::slots).for_each(|slot| visit.slot(slot));
     }
 
     fn clear(&self) {
         self.slots().into_iter().for_each(Slot::clear);
+        self.tls.iter().flat_map(Tls::slots).for_each(Slot::clear);
     }
 }
 
@@ -73,6 +117,7 @@ pub fn start_serving(
     sock: &Obj,
     server: Option<&Obj>,
     backlog: usize,
+    tls: Option<Tls>,
     context: Option<&Obj>,
 ) -> Res<()> {
     let listener = Owned::new(Listener {
@@ -82,6 +127,7 @@ pub fn start_serving(
         fd: super::driver::descriptor(sock)?,
         server: server.map_or_else(Slot::empty, |s| Slot::of(s.to_ref())),
         backlog,
+        tls,
         context: Slot::of(Context::copy_current()?),
         connection_context: context.map_or_else(Slot::empty, |c| Slot::of(c.to_ref())),
         kind: socket_object::kind(sock)?,
@@ -187,18 +233,24 @@ impl Inst<Listener> {
         let made = Context::run(&context, || {
             protocol = Some(self.protocol_factory.get_or_none().call0()?);
             let protocol = protocol.as_deref().unwrap_or(none());
+            let server = self.server.get();
+            if let Some(tls) = &self.tls {
+                let context = given.as_ref().map(|_| &*context);
+                return tls.make(event_loop, &sock, protocol, server.as_deref().unwrap_or(none()), context);
+            }
             transport::make(
                 event_loop,
                 &sock,
                 protocol,
                 None,
                 peer.map_or(Known::Dict(None), Known::Peer),
-                self.server.get().as_deref(),
+                server.as_deref(),
                 given.as_ref().map(|_| &*context),
             )
+            .map(drop)
         });
         match made {
-            Ok(_watched) => Ok(()),
+            Ok(()) => Ok(()),
             Err(raised) => self.creation_failed(event_loop, raised, &sock, protocol, is_debug),
         }
     }

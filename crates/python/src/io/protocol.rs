@@ -7,6 +7,7 @@
 //! A method that is not there is not missed until it is needed: then the look-up is made again and its error is the one
 //! that asyncio would report.
 
+use super::tls::TlsTransport;
 use crate::ffi::cell::Cell;
 use crate::ffi::{Obj, Ref, Res, Slot, Visit, int};
 use crate::name;
@@ -16,6 +17,8 @@ use crate::objects::names::imports;
 pub struct Protocol {
     object: Slot,
     is_buffered: Cell<bool>,
+    /// TLS: what is received goes to it without passing through Python.
+    is_native: Cell<bool>,
     /// `data_received`, or `get_buffer` of one that lends its own buffer.
     receive: Method,
     /// `buffer_updated` of one that lends its own buffer.
@@ -59,9 +62,15 @@ impl Method {
 impl Protocol {
     /// Same as `_SelectorSocketTransport.set_protocol`.
     pub fn set(&self, protocol: &Obj) -> Res<()> {
+        if protocol.downcast_exact::<TlsTransport>().is_some() {
+            self.set_plain(protocol)?;
+            self.is_native.set(true);
+            return Ok(());
+        }
         let is_buffered = protocol.is_instance(&imports().buffered_protocol_class)?;
         self.clear();
         self.is_buffered.set(is_buffered);
+        self.is_native.set(false);
         self.object.put(protocol.to_ref());
         if is_buffered {
             self.receive.set(protocol, name!("get_buffer"))?;
@@ -75,6 +84,7 @@ impl Protocol {
     pub fn set_plain(&self, protocol: &Obj) -> Res<()> {
         self.clear();
         self.is_buffered.set(false);
+        self.is_native.set(false);
         self.object.put(protocol.to_ref());
         self.receive.set(protocol, name!("data_received"))
     }
@@ -106,13 +116,31 @@ impl Protocol {
         self.is_buffered.get()
     }
 
+    /// Does TLS come next?
+    #[inline]
+    pub fn is_native(&self) -> bool {
+        self.is_native.get()
+    }
+
+    /// `data_received` of a native one, less the `bytes` object.
+    #[inline]
+    pub fn records_received(&self, records: &[u8]) -> Res<()> {
+        let object = self.object();
+        object.downcast_exact::<TlsTransport>().map_or(Ok(()), |tls| tls.on_bytes(records))
+    }
+
     #[inline]
     pub fn data_received(&self, bytes: &Obj) -> Res<()> {
         self.receive.call(&self.object, name!("data_received"), bytes).map(drop)
     }
 
     pub fn get_buffer(&self) -> Res {
-        self.receive.call(&self.object, name!("get_buffer"), &*int(-1)?)
+        self.get_buffer_of(-1)
+    }
+
+    /// `get_buffer(hint)`
+    pub fn get_buffer_of(&self, hint: i64) -> Res {
+        self.receive.call(&self.object, name!("get_buffer"), &*int(hint)?)
     }
 
     pub fn buffer_updated(&self, count: usize) -> Res<()> {

@@ -46,6 +46,11 @@ pub fn execute(module: &Obj) -> Res<()> {
                 c"literal_answer(host, port, family, type, proto)\n--\n\nsocket.getaddrinfo's answer for a numeric address, or None if it must be asked.",
             ),
             (
+                c"tls_fallback_reason",
+                function!(tls_fallback_reason),
+                c"tls_fallback_reason()\n--\n\nWhy TLS data does not go by direct calls of OpenSSL, or None if it does.",
+            ),
+            (
                 c"_sighandler_noop",
                 function!(note_signal),
                 c"_sighandler_noop(signum, frame)\n--\n\nThe Python handler of the signals that loops have handlers for: tells the loop that it came.",
@@ -80,6 +85,7 @@ fn build_classes() -> Res<Classes> {
         (name!("Task"), task),
         (name!("Loop"), event_loop),
         (name!("SocketTransport"), io::transport::class()),
+        (name!("SSLTransport"), io::tls::class()),
         (name!("DatagramTransport"), io::datagram::class()),
         (name!("ReadPipeTransport"), read_pipe_transport),
         (name!("WritePipeTransport"), write_pipe_transport),
@@ -145,6 +151,10 @@ fn literal_answer(args: Args) -> Res {
     let [host, port, family, kind, protocol] =
         args.exactly("literal_answer", ["host", "port", "family", "type", "proto"])?;
     io::literal_answer(host, port, family, kind, protocol)
+}
+
+fn tls_fallback_reason(_: Args) -> Res {
+    io::tls::session::fallback_reason()?.map_or_else(|| Ok(none().to_ref()), |reason| string(&reason))
 }
 
 fn note_signal(args: Args) -> Res {

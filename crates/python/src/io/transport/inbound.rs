@@ -17,6 +17,12 @@ use crate::ffi::{Context, Inst, Raised, Ref, Res, Slot, Visit, WriteBuffer, byte
 use crate::io::driver::Driver;
 use crate::io::receive::{Room, not_writable};
 
+/// What asyncio's TLS protocol is, it is told by.
+const RECORDS_FAILED: &str = match cfg!(Py_3_11) {
+    true => "Fatal error: protocol.buffer_updated() call failed.",
+    false => "Fatal error: protocol.data_received() call failed.",
+};
+
 /// State of the reading side.
 #[derive(Default)]
 pub(super) struct Inbound {
@@ -150,7 +156,13 @@ impl Inst<SocketTransport> {
         // Until a receive says otherwise: user code may raise before it is made.
         self.inbound.unread.set(true);
         let outcome = Context::run(&context, || {
-            if self.base.protocol.is_buffered() { self.read_into_protocol() } else { self.read_bytes() }
+            if self.base.protocol.is_native() {
+                self.read_records()
+            } else if self.base.protocol.is_buffered() {
+                self.read_into_protocol()
+            } else {
+                self.read_bytes()
+            }
         });
         if self.inbound.unread.get() && self.inbound.reports_once.get() && self.inbound.is_watched() {
             self.read_again();
@@ -184,6 +196,27 @@ impl Inst<SocketTransport> {
             Ok(()) => Ok(()),
             Err(raised) => self.fatal_error(raised, "Fatal error: protocol.data_received() call failed."),
         }
+    }
+
+    /// For TLS, which decrypts from where they were received.
+    fn read_records(&self) -> Res<()> {
+        let event_loop = self.base.event_loop()?;
+        let Some(driver) = Driver::of(&event_loop) else {
+            return Ok(());
+        };
+        driver.records.with_room(|room| {
+            let received = socket::recv_into(self.descriptor(), room);
+            let count = match self.inbound.arrived(received, room.len()) {
+                Ok(Some(0)) => return self.on_eof(),
+                Ok(Some(count)) => count,
+                Ok(None) => return Ok(()),
+                Err(raised) => return self.fatal_error(raised, "Fatal read error on socket transport"),
+            };
+            match self.base.protocol.records_received(&room[..count]) {
+                Ok(()) => Ok(()),
+                Err(raised) => self.fatal_error(raised, RECORDS_FAILED),
+            }
+        })
     }
 
     fn read_into_protocol(&self) -> Res<()> {

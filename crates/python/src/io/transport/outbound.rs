@@ -16,6 +16,7 @@ use crate::ffi::{
     Context, Inst, Obj, Raised, ReadBuffer, Ref, Res, bytes_from, bytes_of, import_attr, is_bytes_like, none, str_of,
 };
 use crate::io::driver::Driver;
+use crate::io::gather::Gathers;
 use crate::io::pieces::{Piece, queue_rest, send_queued, sent};
 use crate::io::{finally, report_stray};
 use crate::name;
@@ -112,7 +113,7 @@ impl Inst<SocketTransport> {
         if self.queue.borrow().is_empty() {
             if let Some(held) = held {
                 // May run code that ends the connection.
-                if self.holds_back(held, bytes)? || self.base.conn_lost.get() != 0 {
+                if self.holds_back(self.obj(), held, bytes)? || self.base.conn_lost.get() != 0 {
                     return Ok(());
                 }
             }
@@ -136,6 +137,25 @@ impl Inst<SocketTransport> {
         };
         drop(view);
         queue_rest(&self.queue, piece, done);
+        self.maybe_pause_protocol()
+    }
+
+    /// Same as `write`, of bytes that are not held back: what TLS has made of what is written to it.
+    pub fn write_bytes(&self, bytes: &[u8]) -> Res<()> {
+        self.check_no_sendfile("write")?;
+        if bytes.is_empty() || self.is_lost()? {
+            return Ok(());
+        }
+        let mut done = 0;
+        if self.queue.borrow().is_empty() {
+            done = match sent(socket::send(self.descriptor(), bytes)) {
+                Ok(done) if done == bytes.len() => return Ok(()),
+                Ok(done) => done,
+                Err(e) => return self.fatal_error(Raised::os(&e), SEND_FAILED),
+            };
+            self.start_writing()?;
+        }
+        queue_rest(&self.queue, Piece(bytes_from(&bytes[done..])?), 0);
         self.maybe_pause_protocol()
     }
 

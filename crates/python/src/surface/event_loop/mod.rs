@@ -20,6 +20,7 @@ mod sendfile;
 mod serve;
 mod signals;
 mod sock;
+mod tls;
 mod watch;
 
 use aioxide_core::kernel::PollRule;
@@ -171,6 +172,7 @@ pub fn build() -> Res<Ref> {
     .getset(c"_wake_pipe", getter!(EventLoop, watch::wake_pipe), None, c"The descriptors of the pipe that wakes the loop.")
     // serve
     .method(c"_make_socket_transport", keywords!(EventLoop, serve::make_socket_transport), c"A transport for a connected socket.")
+    .method(c"_make_tls", keywords!(EventLoop, tls::make), c"TLS for a transport to come.")
     .method(c"_start_serving", keywords!(EventLoop, serve::start_serving), c"Accept connections of a listening socket.")
     .method(c"_make_datagram_transport", keywords!(EventLoop, datagram::make_datagram_transport), c"A transport of a datagram socket.")
     .method(c"_stop_listening", onearg!(EventLoop, serve::stop_listening), c"Stop accepting, and close the listening socket.")

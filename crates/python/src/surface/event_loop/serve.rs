@@ -1,7 +1,7 @@
 //! Transports for connected sockets, and accepting on listening ones.
 
 use super::EventLoop;
-use crate::ffi::{Args, Inst, Obj, Raised, Res, exc, index_value, list, none};
+use crate::ffi::{Args, Inst, Obj, Res, index_value, list, none};
 use crate::io::{listener, transport};
 
 pub fn make_socket_transport(this: &Inst<EventLoop>, args: Args) -> Res {
@@ -37,7 +37,7 @@ pub fn flush_held(this: &Inst<EventLoop>) -> Res {
 
 pub fn start_serving(this: &Inst<EventLoop>, args: Args) -> Res {
     this.scheduler.check_closed()?;
-    let [factory, sock, sslcontext, server, backlog, _handshake, _shutdown, context] = args.bind(
+    let [factory, sock, sslcontext, server, backlog, handshake, shutdown, context] = args.bind(
         "_start_serving",
         [
             "protocol_factory",
@@ -52,16 +52,19 @@ pub fn start_serving(this: &Inst<EventLoop>, args: Args) -> Res {
         7,
         2,
     )?;
-    if sslcontext.is_some_and(|c| !c.is_none()) {
-        return Err(Raised::new(exc::not_implemented_error(), "aioxide: TLS is not implemented yet"));
-    }
     let backlog = match backlog {
         Some(b) => index_value(b)?.max(1) as usize,
         None => 100,
     };
     let server = server.filter(|s| !s.is_none());
     let (factory, sock) = (factory.unwrap_or(none()), sock.unwrap_or(none()));
-    listener::start_serving(this.obj(), factory, sock, server, backlog, context.filter(|c| !c.is_none()))?;
+    let tls = match sslcontext {
+        Some(wanted) if wanted.is_true()? => {
+            Some(listener::Tls::new(wanted, handshake.unwrap_or(none()), shutdown.unwrap_or(none())))
+        }
+        _ => None,
+    };
+    listener::start_serving(this.obj(), factory, sock, server, backlog, tls, context.filter(|c| !c.is_none()))?;
     Ok(none().to_ref())
 }
 

@@ -1,0 +1,437 @@
+//! The cryptography of one connection, by either engine.
+//!
+//! CPython counterpart: `SSLProtocol._sslobj`, `_incoming`, `_outgoing`.
+//!
+//! * **Direct**: OpenSSL reads records from where they were received and writes them to where they are sent from (`ffi::openssl`).
+//! * **Fallback**: `_ssl`'s own methods on two `MemoryBIO`s, for an OpenSSL that cannot be called directly, and for objects that are
+//!   not `_ssl`'s. It shows `read` whole records only, because a read in vain costs an exception.
+//!
+//! Both do the handshake, the shutdown and all errors by the methods of the `ssl.SSLObject`, so these are the interpreter's. A
+//! context with a message callback reads and writes by methods too, on whichever buffers: what the callback raises is known
+//! to the methods alone.
+//!
+//! Which engine it is is decided once per process (`AIOXIDE_TLS=fallback` refuses the direct one), and per connection where
+//! the object is a strange one.
+
+use std::mem::MaybeUninit;
+
+use aioxide_core::tls::Records;
+
+use crate::ffi::cell::{Cell, RefCell};
+use crate::ffi::openssl::{self, Connection, Flight, Moved};
+use crate::ffi::{
+    Obj, Once, Raised, Ref, Res, Slot, Visit, bytes_from, bytes_of, exc, import_attr, index_value, int, tuple,
+};
+use crate::{kwnames, name};
+
+/// `AIOXIDE_TLS=fallback` has every connection use the fallback engine.
+const SWITCH: &str = "AIOXIDE_TLS";
+
+/// Plain text of one record.
+const RECORD_BYTES: usize = 16 * 1024;
+
+/// What Python's `ssl` module gives.
+struct Ssl {
+    memory_bio: Ref,
+    object_class: Ref,
+    /// "Not now": `SSLAgainErrors` of `asyncio.sslproto`.
+    again: Ref,
+    error: Ref,
+    certificate_error: Ref,
+}
+
+static SSL: Once<Ssl> = Once::new();
+
+fn ssl() -> Res<&'static Ssl> {
+    if !SSL.is_set() {
+        let of = |attribute| import_attr("ssl", attribute);
+        let (want_read, syscall) = (of("SSLWantReadError")?, of("SSLSyscallError")?);
+        let again = match cfg!(Py_3_11) {
+            true => tuple([&*want_read, &*syscall])?,
+            false => tuple([&*want_read, &*syscall, &*of("SSLWantWriteError")?])?,
+        };
+        SSL.set(Ssl {
+            memory_bio: of("MemoryBIO")?,
+            object_class: of("SSLObject")?,
+            again,
+            error: of("SSLError")?,
+            certificate_error: of("SSLCertVerificationError")?,
+        });
+    }
+    Ok(SSL.get())
+}
+
+/// Is it an error of TLS?
+pub fn is_tls_error(exception: &Obj) -> bool {
+    SSL.is_set() && exception.is_exception_of(&SSL.get().error)
+}
+
+pub fn is_certificate_error(exception: &Obj) -> bool {
+    SSL.is_set() && exception.is_exception_of(&SSL.get().certificate_error)
+}
+
+/// Why connections of this process do not use the direct engine; None if they do.
+///
+/// # Errors
+/// ImportError of an interpreter without `ssl`.
+pub fn fallback_reason() -> Res<Option<String>> {
+    if is_refused() {
+        return Ok(Some(format!("{SWITCH} is set to fallback")));
+    }
+    Ok(openssl::is_available()?.err().map(str::to_owned))
+}
+
+fn is_refused() -> bool {
+    std::env::var_os(SWITCH).is_some_and(|value| value == "fallback")
+}
+
+/// Are `read` and `write` those of `ssl.SSLObject`? A program may have its own class (`SSLContext.sslobject_class`), and there its
+/// own methods: these are called then.
+fn reads_and_writes_itself(object: &Obj, ssl: &Ssl) -> Res<bool> {
+    let class = object.class();
+    if class.is(&ssl.object_class) {
+        return Ok(true);
+    }
+    for name in [name!("read"), name!("write")] {
+        match class.getattr_opt(name)? {
+            Some(method) if method.is(&*ssl.object_class.getattr(name)?) => {}
+            _ => return Ok(false),
+        }
+    }
+    Ok(object.getattr_opt(name!("_sslobj"))?.is_some())
+}
+
+/// A method's answer; None: it wants to be called again when more has come.
+fn unless_again(outcome: Res) -> Res<Option<Ref>> {
+    match outcome {
+        Ok(answer) => Ok(Some(answer)),
+        Err(raised) if raised.matches(&ssl()?.again) => {
+            raised.forget();
+            Ok(None)
+        }
+        Err(raised) => Err(raised),
+    }
+}
+
+pub struct Session {
+    /// The `ssl.SSLObject`. Kept whole: a server name callback has a weak reference to it.
+    object: Slot,
+    channel: Channel,
+    /// Data goes by methods, for a message callback.
+    by_methods: Cell<bool>,
+}
+
+enum Channel {
+    Direct(Connection),
+    Fallback(Memory),
+}
+
+struct Memory {
+    /// Whose methods are called: `_ssl`'s object, or the `SSLObject` of a program's own class.
+    methods: Slot,
+    incoming: Slot,
+    outgoing: Slot,
+    records: Cell<Records>,
+    /// What could not be sent.
+    unsent: RefCell<Vec<u8>>,
+    is_busy: Cell<bool>,
+}
+
+impl Session {
+    /// Same as `context.wrap_bio(...)`.
+    ///
+    /// # Errors
+    /// What that raises: ValueError for a host name that is none, most of all.
+    pub fn new(context: &Obj, server_side: &Obj, server_hostname: &Obj) -> Res<Session> {
+        let ssl = ssl()?;
+        let (incoming, outgoing) = (ssl.memory_bio.call0()?, ssl.memory_bio.call0()?);
+        let wrap = || {
+            let arguments = [&*incoming, &*outgoing, server_side, server_hostname];
+            context.getattr(name!("wrap_bio"))?.call_kw(&arguments, kwnames!("server_side", "server_hostname"))
+        };
+        let (object, connection) = if is_refused() {
+            (wrap()?, None)
+        } else {
+            openssl::wrap(wrap, |object| reads_and_writes_itself(object, ssl))?
+        };
+        let channel = match connection {
+            Some(connection) => Channel::Direct(connection),
+            None => {
+                let methods = if reads_and_writes_itself(&object, ssl)? {
+                    object.getattr(name!("_sslobj"))?
+                } else {
+                    object.clone()
+                };
+                Channel::Fallback(Memory {
+                    methods: Slot::of(methods),
+                    incoming: Slot::of(incoming),
+                    outgoing: Slot::of(outgoing),
+                    records: Cell::new(Records::new()),
+                    unsent: RefCell::new(Vec::new()),
+                    is_busy: Cell::new(false),
+                })
+            }
+        };
+        let session = Session { object: Slot::of(object), channel, by_methods: Cell::new(false) };
+        session.look_for_message_callback()?;
+        Ok(session)
+    }
+
+    pub fn traverse(&self, visit: &Visit) {
+        visit.slot(&self.object);
+        match &self.channel {
+            Channel::Direct(connection) => connection.traverse(visit),
+            Channel::Fallback(memory) => memory.slots().into_iter().for_each(|slot| visit.slot(slot)),
+        }
+    }
+
+    /// The `ssl.SSLObject`.
+    pub fn object(&self) -> Ref {
+        self.object.get_or_none()
+    }
+
+    pub fn is_direct(&self) -> bool {
+        matches!(self.channel, Channel::Direct(_))
+    }
+
+    /// A server name callback may have put another context in the place of the first one.
+    pub fn look_for_message_callback(&self) -> Res<()> {
+        let context = self.object().getattr(name!("context"))?;
+        let callback = context.getattr_opt(name!("_msg_callback"))?;
+        self.by_methods.set(callback.is_some_and(|callback| !callback.is_none()));
+        Ok(())
+    }
+
+    /// The connection is over. The `ssl.SSLObject` stays as it is, without a peer.
+    pub fn end(&self) {
+        match &self.channel {
+            Channel::Direct(connection) => connection.detach(),
+            Channel::Fallback(memory) => memory.slots().into_iter().for_each(Slot::clear),
+        }
+    }
+
+    pub fn clear(&self) {
+        self.end();
+        self.object.clear();
+    }
+
+    /// Bytes received that are not decrypted.
+    pub fn unread(&self) -> usize {
+        match &self.channel {
+            Channel::Direct(connection) => connection.unread(),
+            Channel::Fallback(memory) => pending(&memory.incoming),
+        }
+    }
+
+    /// Records that wait to be sent, in bytes.
+    pub fn unsent(&self) -> usize {
+        match &self.channel {
+            Channel::Direct(connection) => connection.unsent(),
+            Channel::Fallback(memory) => memory.unsent.borrow().len() + pending(&memory.outgoing),
+        }
+    }
+
+    /// Received bytes for later.
+    pub fn keep(&self, bytes: &[u8]) -> Res<()> {
+        match &self.channel {
+            Channel::Direct(connection) => {
+                connection.keep(bytes);
+                Ok(())
+            }
+            Channel::Fallback(memory) => memory.feed(bytes),
+        }
+    }
+
+    /// Records that could not be sent: they come first in what the next exchange gives.
+    pub fn put_back(&self, records: &[u8]) {
+        match &self.channel {
+            Channel::Direct(connection) => connection.put_back(records),
+            Channel::Fallback(memory) => {
+                let mut unsent = memory.unsent.borrow_mut();
+                unsent.splice(..0, records.iter().copied());
+            }
+        }
+    }
+
+    /// Run `f` where it may read what was received, `input` last, and write. `output`, empty before, then has all records to be
+    /// sent; what is not read of `input` is kept. None, and `f` is not run, inside of another exchange of this connection
+    /// (a callback of the context's), or when it is over.
+    ///
+    /// # Errors
+    /// Of the fallback engine: what `MemoryBIO` raises.
+    #[inline]
+    pub fn exchange<R>(
+        &self,
+        input: &[u8],
+        output: &mut Vec<u8>,
+        f: impl FnOnce(&Exchange<'_>) -> Res<R>,
+    ) -> Res<Option<R>> {
+        let outcome = match &self.channel {
+            Channel::Direct(connection) => {
+                let by_methods = self.by_methods.get();
+                connection.fly(input, output, |flight| {
+                    f(&Exchange { session: self, how: How::Direct { flight, by_methods } })
+                })
+            }
+            Channel::Fallback(memory) => memory.exchange(input, output, |methods| {
+                f(&Exchange { session: self, how: How::Methods { memory, methods } })
+            })?,
+        };
+        outcome.transpose()
+    }
+}
+
+/// `bio.pending`
+fn pending(bio: &Slot) -> usize {
+    let Some(bio) = bio.get() else {
+        return 0;
+    };
+    match bio.getattr(name!("pending")).and_then(|count| index_value(&count)) {
+        Ok(count) => usize::try_from(count).unwrap_or(0),
+        Err(raised) => {
+            raised.forget();
+            0
+        }
+    }
+}
+
+impl Memory {
+    fn slots(&self) -> [&Slot; 3] {
+        [&self.methods, &self.incoming, &self.outgoing]
+    }
+
+    fn feed(&self, bytes: &[u8]) -> Res<()> {
+        let Some(incoming) = self.incoming.get().filter(|_| !bytes.is_empty()) else {
+            return Ok(());
+        };
+        incoming.call_method(name!("write"), [&*bytes_from(bytes)?])?;
+        let mut records = self.records.get();
+        records.feed(bytes);
+        self.records.set(records);
+        Ok(())
+    }
+
+    fn exchange<R>(&self, input: &[u8], output: &mut Vec<u8>, f: impl FnOnce(&Obj) -> Res<R>) -> Res<Option<Res<R>>> {
+        self.feed(input)?;
+        let Some(methods) = self.methods.get() else {
+            return Ok(None);
+        };
+        if self.is_busy.replace(true) {
+            return Ok(None);
+        }
+        output.append(&mut self.unsent.borrow_mut());
+        let outcome = f(&methods);
+        self.is_busy.set(false);
+        Raised::aside(|| {
+            if pending(&self.outgoing) == 0 {
+                return;
+            }
+            match self.outgoing.get_or_none().call_method(name!("read"), []) {
+                Ok(records) => output.extend_from_slice(bytes_of(&records).unwrap_or_default()),
+                Err(raised) => raised.forget(),
+            }
+        });
+        Ok(Some(outcome))
+    }
+}
+
+/// A session while it may be read and written.
+pub struct Exchange<'a> {
+    session: &'a Session,
+    how: How<'a>,
+}
+
+enum How<'a> {
+    Direct { flight: &'a Flight<'a>, by_methods: bool },
+    Methods { memory: &'a Memory, methods: &'a Obj },
+}
+
+/// What came of a read or a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Bytes(usize),
+    /// The peer has to say something first.
+    Later,
+    /// The peer has sent `close_notify`.
+    Closed,
+}
+
+impl Exchange<'_> {
+    /// Same as `do_handshake`; is it done?
+    pub fn handshake(&self) -> Res<bool> {
+        unless_again(self.session.object().call_method(name!("do_handshake"), [])).map(|done| done.is_some())
+    }
+
+    /// Same as `unwrap`; has the peer answered?
+    pub fn shut_down(&self) -> Res<bool> {
+        unless_again(self.session.object().call_method(name!("unwrap"), [])).map(|done| done.is_some())
+    }
+
+    /// Might a read give something?
+    #[inline]
+    pub fn has_more(&self) -> bool {
+        match &self.how {
+            How::Direct { flight, .. } => flight.unread() != 0,
+            How::Methods { memory, .. } => pending(&memory.incoming) > memory.records.get().unfinished(),
+        }
+    }
+
+    /// Same as `read`: plain text of one record, or as much as there is room for.
+    #[inline]
+    pub fn read(&self, room: &mut [MaybeUninit<u8>]) -> Res<Progress> {
+        match &self.how {
+            How::Direct { flight, by_methods: false } => match flight.read(room) {
+                Moved::Bytes(count) => Ok(Progress::Bytes(count)),
+                Moved::Later => Ok(Progress::Later),
+                Moved::Closed => Ok(Progress::Closed),
+                // OpenSSL fails again in the same way, and `_ssl` knows what to raise.
+                Moved::Failed => read_by_method(flight.raw(), &mut room[..1]),
+            },
+            How::Direct { flight, .. } => read_by_method(flight.raw(), room),
+            How::Methods { methods, .. } => read_by_method(methods, room),
+        }
+    }
+
+    /// Same as `write`: all of `bytes`, or nothing.
+    #[inline]
+    pub fn write(&self, bytes: &[u8]) -> Res<Progress> {
+        match &self.how {
+            How::Direct { flight, by_methods: false } => match flight.write(bytes) {
+                Moved::Bytes(count) => Ok(Progress::Bytes(count)),
+                Moved::Later => Ok(Progress::Later),
+                Moved::Closed | Moved::Failed => write_by_method(flight.raw(), bytes),
+            },
+            How::Direct { flight, .. } => write_by_method(flight.raw(), bytes),
+            How::Methods { methods, .. } => write_by_method(methods, bytes),
+        }
+    }
+}
+
+fn read_by_method(methods: &Obj, room: &mut [MaybeUninit<u8>]) -> Res<Progress> {
+    let most = room.len().min(RECORD_BYTES);
+    let Some(read) = unless_again(methods.call_method(name!("read"), [&*int(most as i64)?]))? else {
+        return Ok(Progress::Later);
+    };
+    let Some(bytes) = bytes_of(&read).filter(|bytes| bytes.len() <= room.len()) else {
+        return Err(Raised::type_error("SSLObject.read() returned no bytes, or too many"));
+    };
+    if bytes.is_empty() {
+        return Ok(Progress::Closed);
+    }
+    for (place, byte) in room.iter_mut().zip(bytes) {
+        place.write(*byte);
+    }
+    Ok(Progress::Bytes(bytes.len()))
+}
+
+fn write_by_method(methods: &Obj, bytes: &[u8]) -> Res<Progress> {
+    match unless_again(methods.call_method(name!("write"), [&*bytes_from(bytes)?]))? {
+        Some(count) => Ok(Progress::Bytes(usize::try_from(index_value(&count)?).unwrap_or(0))),
+        None => Ok(Progress::Later),
+    }
+}
+
+/// Is it an `Exception`: what asyncio takes for the connection's failure?
+pub fn is_failure(raised: &Raised) -> bool {
+    raised.matches(exc::exception())
+}

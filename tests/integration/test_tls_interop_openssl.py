@@ -1,0 +1,662 @@
+"""TLS with `openssl s_client` and `openssl s_server` at the other end, driven by their commands."""
+
+import asyncio
+import re
+import ssl
+
+import pytest
+from peers import Recorder
+from tls_peers import (
+    ALLOW_CLIENT_RENEGOTIATION,
+    NAMES,
+    VERSIONS,
+    Upper,
+    aside,
+    content,
+    digest,
+    s_client,
+    s_server,
+    serving,
+)
+
+
+def digits(size):
+    """No letters: a line that begins with one may be a command."""
+    return bytes(ord("0") + byte % 10 for byte in content(size))
+
+
+def said(client, text):
+    """Say a line; the answer has come."""
+    client.send(text + b"\n")
+    client.read_until(text.upper() + b"\n")
+
+
+# --- s_client against a server --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_talks_and_goes(run, pki, version):
+    def dialogue(port):
+        with s_client(pki, port, f"-{version}") as client:
+            client.read_until(b"Verify return code: 0 (ok)")
+            for number in range(20):
+                said(client, b"line %d" % number)
+            client.end_input()
+            output, code = client.finish()
+            assert b"DONE" in output and code == 0
+
+    async def main():
+        async with serving(Upper, pki.server()) as server:
+            await aside(dialogue, server.port)
+            protocol = await server.arrived()
+            assert await protocol.lost is None
+        assert protocol.calls == ["made", "eof", "lost"]
+        assert protocol.received.count(b"\n") == 20
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_is_killed(run, pki, version):
+    """The connection ends without close_notify."""
+
+    def dialogue(port):
+        with s_client(pki, port, f"-{version}") as client:
+            said(client, b"hello")
+
+    async def main():
+        async with serving(Upper, pki.server()) as server:
+            await aside(dialogue, server.port)
+            protocol = await server.arrived()
+            assert await protocol.lost is None
+        assert protocol.calls == ["made", "eof", "lost"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_s_client_is_left(run, pki, version, end):
+    def dialogue(port):
+        with s_client(pki, port, f"-{version}") as client:
+            client.send(b"go\n")
+            output, code = client.finish()
+            # It tells a close_notify ("closed") from an end of the connection.
+            if end == "close":
+                assert (output.split()[-1], code) == (b"closed", 0)
+            else:
+                assert b"unexpected eof while reading" in output and code == 1
+
+    async def main():
+        async with serving(Recorder, pki.server()) as server:
+            peer = asyncio.ensure_future(aside(dialogue, server.port))
+            protocol = await server.arrived()
+            await protocol.until_received(3)
+            getattr(protocol.transport, end)()
+            assert await protocol.lost is None
+            await peer
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_uploads_in_small_records(run, pki, version, tmp_path):
+    data = digits(1_000_000)
+    path = tmp_path / "content"
+    path.write_bytes(data)
+
+    def dialogue(port):
+        with path.open("rb") as file, s_client(
+            pki, port, f"-{version}", "-quiet", "-no_ign_eof", "-max_send_frag", "512", input=file
+        ) as client:  # fmt: skip
+            assert client.finish()[1] == 0
+
+    async def main():
+        async with serving(Recorder, pki.server()) as server:
+            await aside(dialogue, server.port)
+            protocol = await server.arrived()
+            assert await protocol.lost is None
+        assert digest(protocol.received) == digest(data)
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_downloads(run, pki, version):
+    data = content(1_000_000)
+
+    def dialogue(port):
+        with s_client(pki, port, f"-{version}", "-quiet", "-ign_eof") as client:
+            return client.finish()
+
+    async def main():
+        async with serving(Recorder, pki.server()) as server:
+            peer = asyncio.ensure_future(aside(dialogue, server.port))
+            protocol = await server.arrived()
+            for start in range(0, len(data), 300):
+                protocol.transport.write(data[start : start + 300])
+            protocol.transport.close()
+            output, code = await peer
+            assert await protocol.lost is None
+        # What it says of the certificate comes before.
+        assert (digest(output[-len(data) :]), code) == (digest(data), 0)
+
+    run(main)
+
+
+def test_s_client_ends_its_lines_with_crlf(run, pki):
+    def dialogue(port):
+        with s_client(pki, port, "-crlf") as client:
+            client.send(b"one\ntwo\n")
+            client.read_until(b"TWO\r\n")
+
+    async def main():
+        async with serving(Upper, pki.server()) as server:
+            await aside(dialogue, server.port)
+            protocol = await server.arrived()
+            await protocol.lost
+        assert bytes(protocol.received) == b"one\r\ntwo\r\n"
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_resumes_its_session(run, pki, version, tmp_path):
+    session = tmp_path / "session"
+
+    def dialogue(port, *options):
+        with s_client(pki, port, f"-{version}", *options) as client:
+            start = client.read_until(b"Verify return code: 0 (ok)")
+            said(client, b"hello")
+            client.end_input()
+            assert client.finish()[1] == 0
+            return [word for word in (b"New, ", b"Reused, ") if word in start]
+
+    async def main():
+        async with serving(Upper, pki.server()) as server:
+            words, reused = [], []
+            for option in ("-sess_out", "-sess_in"):
+                words += await aside(dialogue, server.port, option, session)
+                protocol = await server.arrived()
+                reused.append(protocol.ssl_object.session_reused)
+                await protocol.lost
+        assert (words, reused) == ([b"New, ", b"Reused, "], [False, True])
+
+    run(main)
+
+
+class NotingReuse(Upper):
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.was_reused = self.ssl_object.session_reused
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_reconnects(run, pki, version):
+    """`-reconnect`: five more connections, each as soon as the one before is made."""
+
+    def dialogue(port):
+        with s_client(pki, port, f"-{version}", "-reconnect") as client:
+            client.read_until(b"drop connection and then reconnect", 5)
+            client.read_until(b"CONNECTED")
+            said(client, b"hello")
+            client.end_input()
+            assert client.finish()[1] == 0
+
+    async def main():
+        async with serving(NotingReuse, pki.server()) as server:
+            await aside(dialogue, server.port)
+            protocols = [await server.arrived() for _ in range(6)]
+            lost = [await protocol.lost for protocol in protocols]
+        assert [bytes(protocol.received) for protocol in protocols] == [b""] * 5 + [b"hello\n"]
+        if version == "tls1_3":  # it leaves before it has read a ticket
+            assert all(exception is None or isinstance(exception, ConnectionError) for exception in lost)
+        else:
+            assert lost == [None] * 6
+            assert [protocol.was_reused for protocol in protocols] == [False] + [True] * 5
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_shows_its_certificate(run, pki, version):
+    context = pki.server()
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    def dialogue(port):
+        with s_client(pki, port, f"-{version}", "-cert", pki.client_cert, "-key", pki.client_key) as client:
+            said(client, b"hello")
+
+    async def main():
+        async with serving(Upper, context) as server:
+            await aside(dialogue, server.port)
+            protocol = await server.arrived()
+            peercert = protocol.transport.get_extra_info("peercert")
+            await protocol.lost
+        assert peercert["subject"] == ((("commonName", "a client"),),)
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_has_no_certificate(run, pki, version):
+    """It is turned away, and no protocol gets a connection. asyncio does not send the alert that says why."""
+    context = pki.server()
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    def dialogue(port):
+        with s_client(pki, port, f"-{version}") as client:
+            output, code = client.finish()
+            alert = {"tls1_2": b"alert handshake failure", "tls1_3": b"alert certificate required"}[version]
+            assert (alert in output or b"unexpected eof" in output) and code == 1
+
+    async def main():
+        async with serving(Upper, context) as server:
+            await aside(dialogue, server.port)
+        assert [protocol.calls for protocol in server.protocols] == [[]]
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "offered, chosen", [("http/1.1", "http/1.1"), ("h2,http/1.1", "http/1.1"), ("acme,h3", None), (None, None)]
+)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_offers_protocols(run, pki, version, offered, chosen):
+    context = pki.server()
+    context.set_alpn_protocols(["spdy", "http/1.1"])
+
+    def dialogue(port):
+        with s_client(pki, port, f"-{version}", *(["-alpn", offered] if offered else [])) as client:
+            start = client.read_until(b"Verify return code: 0 (ok)")
+            said(client, b"hello")
+            return re.search(rb"ALPN protocol: (\S+)", start)
+
+    async def main():
+        async with serving(Upper, context) as server:
+            seen = await aside(dialogue, server.port)
+            protocol = await server.arrived()
+            assert protocol.ssl_object.selected_alpn_protocol() == chosen
+            await protocol.lost
+        assert (seen[1].decode() if seen else None) == chosen
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_names_the_server(run, pki, version):
+    """The SNI callback may give the connection another context."""
+    first, second = pki.server(), pki.server()
+    first.set_alpn_protocols(["first"])
+    second.set_alpn_protocols(["second"])
+    names = []
+
+    def sni(ssl_object, name, context):
+        names.append(name)
+        assert context is first
+        if name == "other.test":
+            ssl_object.context = second
+
+    first.sni_callback = sni
+
+    def dialogue(port, name):
+        with s_client(pki, port, f"-{version}", "-servername", name, "-alpn", "first,second") as client:
+            protocol = re.search(rb"ALPN protocol: (\S+)", client.read_until(b"Verify return code: 0 (ok)"))[1]
+            said(client, b"hello")
+            return protocol
+
+    async def main():
+        chosen = []
+        async with serving(Upper, first) as server:
+            for name in ("localhost", "other.test"):
+                chosen.append(await aside(dialogue, server.port, name))
+                protocol = await server.arrived()
+                assert protocol.ssl_object.context is (second if name == "other.test" else first)
+                await protocol.lost
+        assert (chosen, names) == ([b"first", b"second"], ["localhost", "other.test"])
+
+    run(main)
+
+
+def test_s_client_updates_its_keys(run, pki):
+    """`k`: its own; `K`: the server's as well."""
+
+    def dialogue(port):
+        with s_client(pki, port, "-tls1_3") as client:
+            said(client, b"before")
+            for command in (b"k", b"K", b"K", b"k"):
+                client.send(command + b"\n")
+                client.read_until(b"KEYUPDATE\n")
+                said(client, b"after")
+
+    async def main():
+        async with serving(Upper, pki.server()) as server:
+            await aside(dialogue, server.port)
+            protocol = await server.arrived()
+            assert await protocol.lost is None
+        assert bytes(protocol.received) == b"before\n" + 4 * b"after\n"
+
+    run(main)
+
+
+def test_s_client_may_renegotiate(run, pki):
+    context = pki.server()
+    context.options |= ALLOW_CLIENT_RENEGOTIATION
+
+    def dialogue(port):
+        with s_client(pki, port, "-tls1_2") as client:
+            said(client, b"before")
+            for _ in range(2):
+                client.send(b"R\n")
+                client.read_until(b"RENEGOTIATING\n")
+                said(client, b"after")
+
+    async def main():
+        async with serving(Upper, context) as server:
+            await aside(dialogue, server.port)
+            protocol = await server.arrived()
+            assert await protocol.lost is None
+        assert bytes(protocol.received) == b"before\n" + 2 * b"after\n"
+
+    run(main)
+
+
+def test_s_client_may_not_renegotiate(run, pki):
+    """OpenSSL 3 refuses it by itself."""
+
+    def dialogue(port):
+        with s_client(pki, port, "-tls1_2") as client:
+            said(client, b"before")
+            client.send(b"R\n")
+            output, code = client.finish()
+            assert b"no renegotiation" in output and code == 1
+
+    async def main():
+        async with serving(Upper, pki.server()) as server:
+            await aside(dialogue, server.port)
+            protocol = await server.arrived()
+            lost = await protocol.lost
+        assert type(lost) is ssl.SSLError and "HANDSHAKE_FAILURE" in lost.reason
+        assert bytes(protocol.received) == b"before\n"
+
+    run(main)
+
+
+class ToySmtp(Recorder):
+    """As much of SMTP as leads to STARTTLS; then its lines come back in upper case."""
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        transport.write(b"220 toy ESMTP\r\n")
+        self.secure = False
+
+    def data_received(self, data):
+        super().data_received(data)
+        if self.secure:
+            self.transport.write(data.upper())
+            return
+        *lines, rest = bytes(self.received).split(b"\r\n")
+        self.received[:] = rest
+        for line in lines:
+            if line.startswith(b"EHLO"):
+                self.transport.write(b"250-toy\r\n250 STARTTLS\r\n")
+            elif line == b"STARTTLS":
+                self.transport.write(b"220 go\r\n")
+                self.secure = True
+                self.upgrading = asyncio.ensure_future(self.upgrade())
+
+    async def upgrade(self):
+        self.transport = await self.loop.start_tls(self.transport, self, self.context, server_side=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_starts_tls_by_smtp(run, pki, version):
+    def dialogue(port):
+        with s_client(pki, port, f"-{version}", "-starttls", "smtp") as client:
+            client.read_until(b"Verify return code: 0 (ok)")
+            said(client, b"hello")
+            client.end_input()
+            assert client.finish()[1] == 0
+
+    async def main():
+        ToySmtp.context = pki.server()
+        async with serving(ToySmtp, None) as server:
+            await aside(dialogue, server.port)
+            protocol = await server.arrived()
+            await protocol.upgrading
+            assert await protocol.lost is None
+            assert protocol.transport.get_extra_info("ssl_object") is not None
+        assert protocol.calls == ["made", "eof", "lost"]
+
+    run(main)
+
+
+# --- s_server against a client --------------------------------------------------------------------
+
+
+async def connect(port, context, make=Recorder):
+    _, protocol = await asyncio.get_running_loop().create_connection(
+        make, "127.0.0.1", port, ssl=context, server_hostname="localhost"
+    )
+    return protocol
+
+
+async def closed(protocol):
+    protocol.transport.close()
+    return await protocol.lost
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_server_answers(run, pki, version):
+    """`-rev`: each line comes back reversed."""
+
+    async def main():
+        with s_server(pki, "-rev", f"-{version}") as (_, port):
+            protocol = await connect(port, pki.client())
+            for number in range(20):
+                line = b"line %d" % number
+                protocol.transport.write(line + b"\n")
+                await protocol.until(lambda: protocol.received.endswith(b"\n"))
+                assert bytes(protocol.received) == line[::-1] + b"\n"
+                protocol.received.clear()
+            assert protocol.transport.get_extra_info("ssl_object").version() == NAMES[version]
+            assert await closed(protocol) is None
+        assert protocol.calls == ["made", "eof", "lost"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_server_gets_and_gives(run, pki, version):
+    data = digits(600_000) + b"the end\n"
+
+    async def main():
+        with s_server(pki, "-naccept", "1", f"-{version}") as (program, port):
+            protocol = await connect(port, pki.client())
+            for start in range(0, len(data), 700):
+                protocol.transport.write(data[start : start + 700])
+            received = await aside(program.read_until, b"the end\n")
+            received = re.sub(
+                rb"^.*Renegotiation IS[^\n]*\n", b"", received, flags=re.DOTALL
+            )  # what it says of the session
+            assert digest(received + b"the end\n") == digest(data)
+            await aside(program.send, data)
+            await protocol.until_received(len(data))
+            assert digest(protocol.received) == digest(data)
+            assert await closed(protocol) is None
+            assert (await aside(program.finish))[1] == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("end", ["q", "killed"])
+def test_s_server_goes(run, pki, version, end):
+    """`q` ends the connection with close_notify; a killed one ends without."""
+
+    async def main():
+        with s_server(pki, f"-{version}") as (program, port):
+            protocol = await connect(port, pki.client())
+            protocol.transport.write(b"hello\n")
+            await aside(program.read_until, b"hello\n")
+            if end == "q":
+                program.send(b"q\n")
+            else:
+                await aside(program.kill)
+            assert await protocol.lost is None
+        assert protocol.calls == ["made", "eof", "lost"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_server_resumes_a_session(run, pki, version):
+    class Resuming(ssl.SSLContext):
+        session_to_use = None
+
+        def wrap_bio(self, *args, **options):
+            return super().wrap_bio(*args, **options, session=self.session_to_use)
+
+    context = pki.client(make=Resuming)
+
+    async def main():
+        reused = []
+        with s_server(pki, "-rev", f"-{version}") as (_, port):
+            for _ in range(3):
+                protocol = await connect(port, context)
+                protocol.transport.write(b"hello\n")
+                await protocol.until_received(6)  # a ticket of TLS 1.3 has come with it
+                ssl_object = protocol.transport.get_extra_info("ssl_object")
+                reused.append(ssl_object.session_reused)
+                context.session_to_use = ssl_object.session
+                assert await closed(protocol) is None
+        assert reused == [False, True, True]
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_server_asks_for_a_certificate(run, pki, version):
+    async def main():
+        options = ("-Verify", "1", "-CAfile", pki.ca, "-verify_return_error", f"-{version}")
+        with s_server(pki, *options) as (program, port):
+            protocol = await connect(port, pki.client_with_certificate())
+            protocol.transport.write(b"hello\n")
+            output = await aside(program.read_until, b"hello\n")
+            assert await closed(protocol) is None
+        assert b"subject=CN = a client" in output
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_server_gets_no_certificate(run, pki, version):
+    """With TLS 1.2 the handshake fails; with TLS 1.3 the client's is over before the server refuses it."""
+
+    async def main():
+        options = ("-Verify", "1", "-CAfile", pki.ca, "-verify_return_error", f"-{version}")
+        with s_server(pki, *options) as (_, port):
+            if version == "tls1_2":
+                with pytest.raises(ssl.SSLError) as caught:
+                    await connect(port, pki.client())
+                assert "HANDSHAKE_FAILURE" in caught.value.reason
+            else:
+                protocol = await connect(port, pki.client())
+                lost = await protocol.lost
+                assert type(lost) is ssl.SSLError and "CERTIFICATE_REQUIRED" in lost.reason
+                assert protocol.calls == ["made", "lost"]
+
+    run(main)
+
+
+def test_s_server_asks_for_a_certificate_later(run, pki):
+    """`c`: authentication after the handshake, of TLS 1.3."""
+
+    async def main():
+        context = pki.client_with_certificate()
+        context.post_handshake_auth = True
+        with s_server(pki, "-verify", "1", "-CAfile", pki.ca, "-tls1_3") as (program, port):
+            protocol = await connect(port, context)
+            protocol.transport.write(b"before\n")
+            output = await aside(program.read_until, b"before\n")
+            program.send(b"c\n")
+            output += await aside(program.read_until, b"depth=0 CN = a client")
+            protocol.transport.write(b"after\n")
+            await aside(program.read_until, b"after\n")
+            program.send(b"hello\n")
+            await protocol.until_received(6)
+            assert await closed(protocol) is None
+        assert bytes(protocol.received) == b"hello\n"
+
+    run(main)
+
+
+@pytest.mark.parametrize("chosen", ["http/1.1", "h2", None])
+def test_s_server_chooses_a_protocol(run, pki, chosen):
+    async def main():
+        context = pki.client()
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        with s_server(pki, "-rev", *(["-alpn", f"{chosen}"] if chosen else [])) as (_, port):
+            protocol = await connect(port, context)
+            assert protocol.transport.get_extra_info("ssl_object").selected_alpn_protocol() == chosen
+            assert await closed(protocol) is None
+
+    run(main)
+
+
+def test_s_server_updates_its_keys(run, pki):
+    """`k`: its own; `K`: the client's as well."""
+
+    async def main():
+        with s_server(pki, "-tls1_3", "-msg", "-naccept", "1") as (program, port):
+            protocol = await connect(port, pki.client(), Upper)
+            output = await aside(program.read_until, b"Renegotiation IS")
+            for command in (b"k", b"K", b"K", b"k"):
+                program.send(command + b"\n")
+                protocol.transport.write(b"first the command, then this\n")
+                output += await aside(program.read_until, b"then this\n")
+                program.send(b"hello\n")
+                await protocol.until_received(6)
+                assert bytes(protocol.received) == b"hello\n"
+                protocol.received.clear()
+            assert await closed(protocol) is None
+            output += (await aside(program.finish))[0]
+        updates = re.findall(rb"([<>]{3}) TLS 1.3, Handshake \[length 0005\], KeyUpdate", output)
+        assert sorted(updates) == [b"<<<"] * 2 + [b">>>"] * 4
+
+    run(main)
+
+
+@pytest.mark.parametrize("certificate", [False, True])
+def test_s_server_renegotiates(run, pki, certificate):
+    """`r`, which resumes the session; `R`, which does not here and asks for a certificate. The client only answers."""
+
+    async def main():
+        options = ("-no_ticket", "-no_cache") if certificate else ()
+        with s_server(pki, "-tls1_2", "-CAfile", pki.ca, "-msg", *options) as (program, port):
+            protocol = await connect(port, pki.client_with_certificate(), Upper)
+            for first in (True, False):
+                program.send(b"R\n" if certificate else b"r\n")
+                output = await aside(program.read_until, b"SSL_do_handshake -> 1")
+                program.send(b"hello\n")
+                output += await aside(program.read_until, b"HELLO\n")
+                assert (b"], CertificateVerify" in output) == (certificate and first)  # it asks once
+            assert await closed(protocol) is None
+        assert bytes(protocol.received) == 2 * b"hello\n"
+
+    run(main)
+
+
+def test_s_server_serves_a_page(run, pki):
+    """`-www`: streams read a page of HTTP to the end."""
+
+    async def main():
+        with s_server(pki, "-www") as (_, port):
+            reader, writer = await asyncio.open_connection("localhost", port, ssl=pki.client())
+            writer.write(b"GET / HTTP/1.0\r\n\r\n")
+            page = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        assert page.startswith(b"HTTP/1.0 200 ok") and page.rstrip().endswith(b"</HTML>")
+
+    run(main)
