@@ -45,7 +45,7 @@ macro_rules! api {
                 scope.check_pair(&libraries)?;
                 // SAFETY: the addresses of functions of these names in OpenSSL 1.1.1 or later, whose public signatures
                 // these are.
-                Ok(unsafe { Api { $($($name: std::mem::transmute::<*mut c_void, _>($name),)*)* } })
+                Ok(unsafe { Api { $($($name: std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($arg),*) $(-> $ret)?>($name),)*)* } })
             }
         }
     };
@@ -202,7 +202,7 @@ pub fn is_available() -> Res<Result<(), &'static str>> {
         };
         let _late = USABLE.set(usable);
     }
-    Ok(USABLE.get().map_or(Ok(()), |usable| usable.as_ref().map(|()| ()).map_err(String::as_str)))
+    Ok(USABLE.get().map_or(Ok(()), |usable| usable.as_ref().copied().map_err(String::as_str)))
 }
 
 /// Does all of this work on a connection made for the purpose?

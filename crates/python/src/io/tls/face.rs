@@ -205,15 +205,18 @@ fn repr(this: &This) -> Res {
 
 // --- the protocol of the transport below ----------------------------------------------------------------------------
 
-fn connection_made(this: &This, lower: &Obj) -> Res {
+fn connection_made(this: &This, args: Args) -> Res {
+    let [lower] = args.exactly("connection_made", ["transport"])?;
     done(this.on_lower_made(lower))
 }
 
-fn connection_lost(this: &This, exception: &Obj) -> Res {
+fn connection_lost(this: &This, args: Args) -> Res {
+    let [exception] = args.exactly("connection_lost", ["exc"])?;
     done(this.on_lower_lost(exception))
 }
 
-fn data_received(this: &This, data: &Obj) -> Res {
+fn data_received(this: &This, args: Args) -> Res {
+    let [data] = args.exactly("data_received", ["data"])?;
     if let Some(bytes) = bytes_of(data) {
         return done(this.on_bytes(bytes));
     }
@@ -294,6 +297,10 @@ fn protocol_paused(this: &This) -> Res {
     this.lower.get_or_none().getattr(name!("_protocol_paused"))
 }
 
+fn reading_paused(this: &This) -> Res {
+    Ok(this.reading_is_paused.get().into())
+}
+
 fn is_closed(this: &This) -> Res {
     Ok(this.base.closing.get().into())
 }
@@ -357,18 +364,18 @@ fn upper_side(b: ClassBuilder<TlsTransport>) -> ClassBuilder<TlsTransport> {
 fn lower_side(b: ClassBuilder<TlsTransport>) -> ClassBuilder<TlsTransport> {
     b.method(
         c"connection_made",
-        onearg!(TlsTransport, connection_made),
-        c"connection_made($self, transport, /)\n--\n\nThe transport below is there: begin the handshake.",
+        keywords!(TlsTransport, connection_made),
+        c"connection_made($self, transport)\n--\n\nThe transport below is there: begin the handshake.",
     )
     .method(
         c"connection_lost",
-        onearg!(TlsTransport, connection_lost),
-        c"connection_lost($self, exc, /)\n--\n\nThe transport below is gone.",
+        keywords!(TlsTransport, connection_lost),
+        c"connection_lost($self, exc)\n--\n\nThe transport below is gone.",
     )
     .method(
         c"data_received",
-        onearg!(TlsTransport, data_received),
-        c"data_received($self, data, /)\n--\n\nRecords have come.",
+        keywords!(TlsTransport, data_received),
+        c"data_received($self, data)\n--\n\nRecords have come.",
     )
     .method(
         c"eof_received",
@@ -417,6 +424,7 @@ fn attributes(b: ClassBuilder<TlsTransport>) -> ClassBuilder<TlsTransport> {
     )
     .getset(c"_sslobj", getter!(TlsTransport, ssl_object), None, c"The ssl.SSLObject.")
     .getset(c"_loop", getter!(TlsTransport, event_loop), None, c"The loop; None once the connection is lost.")
+    .getset(c"_app_reading_paused", getter!(TlsTransport, reading_paused), None, c"Whether reading is paused.")
     .getset(c"_closed", getter!(TlsTransport, is_closed), None, c"Whether close() was called.")
     .getset(c"_conn_lost", getter!(TlsTransport, conn_lost), None, c"0 while connected.")
     .getset(c"_protocol_paused", getter!(TlsTransport, protocol_paused), None, c"Whether writing is paused.")

@@ -157,7 +157,7 @@ impl Inst<TlsTransport> {
             come => come + RECORD_BYTES,
         };
         let mut writer = BytesWriter::with_capacity(most.min(MOST_BYTES))?;
-        let round = self.exchange_and_send(input, |exchange| Round::read(exchange, writer.room()))?;
+        let round = self.exchange(input, |exchange| Round::read(exchange, writer.room()))?;
         self.note(&round);
         let delivered = match round.count {
             0 => Ok(()),
@@ -176,7 +176,7 @@ impl Inst<TlsTransport> {
         let (round, is_full) = match WriteBuffer::new(&buffer) {
             Ok(mut view) if view.len() != 0 => {
                 let size = view.len();
-                let round = self.exchange_and_send(input, |exchange| Round::read(exchange, view.room()))?;
+                let round = self.exchange(input, |exchange| Round::read(exchange, view.room()))?;
                 self.note(&round);
                 let is_full = round.count == size;
                 (round, is_full)
@@ -202,10 +202,16 @@ impl Inst<TlsTransport> {
         self.after(delivered, round)
     }
 
-    /// Run one exchange; what OpenSSL answers by itself (a key update, an alert) is sent at once.
-    fn exchange_and_send(&self, input: &[u8], f: impl FnOnce(&Exchange<'_>) -> Res<Round>) -> Res<Round> {
+    /// Run one exchange. What OpenSSL answers by itself (a key update, session tickets) goes with what the program answers, or right
+    /// after it.
+    fn exchange(&self, input: &[u8], f: impl FnOnce(&Exchange<'_>) -> Res<Round>) -> Res<Round> {
         self.with_output(|output| match self.session.exchange(input, output, f) {
-            Ok(round) => self.send(output).map(|()| round.unwrap_or_default()),
+            Ok(round) => {
+                if !output.is_empty() {
+                    self.session.put_back(output);
+                }
+                Ok(round.unwrap_or_default())
+            }
             Err(raised) => finally(Err(raised), || self.send(output)).map(|()| Round::default()),
         })
     }
@@ -223,6 +229,8 @@ impl Inst<TlsTransport> {
     fn after(&self, delivered: Res<()>, round: Round) -> Res<()> {
         delivered?;
         if let Some(exception) = round.failure {
+            // The alert that says what was wrong.
+            self.send_put_back()?;
             return Err(Raised::raise(exception));
         }
         if round.closed {

@@ -162,8 +162,6 @@ pub struct Wanted<'a> {
     /// In seconds.
     pub handshake_timeout: &'a Obj,
     pub shutdown_timeout: &'a Obj,
-    /// What its callbacks run in (3.15+).
-    pub callback_context: Option<&'a Obj>,
 }
 
 /// Same as `SSLProtocol(loop, ...)`: the protocol for a transport below, and the transport for the program's protocol.
@@ -175,7 +173,7 @@ pub fn make(event_loop: &Obj, wanted: &Wanted<'_>) -> Res<Owned<TlsTransport>> {
     let extra = dict()?;
     extra.set_item(name!("sslcontext"), wanted.context)?;
     let me = Owned::new(TlsTransport {
-        base: Base::new(event_loop, wanted.callback_context),
+        base: Base::new(event_loop, None),
         lower: Slot::empty(),
         session,
         inside: Cell::new(inbound::Inside::Nothing),

@@ -106,7 +106,7 @@ impl Inst<TlsTransport> {
         if self.is_held_up() {
             return self.queue(bytes, kept.map(|_| data));
         }
-        match self.encrypt(bytes) {
+        match self.encrypt(bytes, kept.map(|_| data)) {
             Err(raised) => self.write_failed(raised),
             Ok(()) => Ok(()),
         }
@@ -133,11 +133,12 @@ impl Inst<TlsTransport> {
         }
     }
 
-    /// Encrypt and send.
+    /// Encrypt and send; `whole` is the `bytes` object that they are all of, if there is one.
     #[inline]
-    fn encrypt(&self, bytes: &[u8]) -> Res<()> {
+    fn encrypt(&self, bytes: &[u8], whole: Option<&Obj>) -> Res<()> {
         for chunk in bytes.chunks(CHUNK_BYTES) {
-            let progress = self.exchange_records(|exchange| exchange.write(chunk))?;
+            let whole = whole.filter(|_| chunk.len() == bytes.len());
+            let progress = self.exchange_records(|exchange| exchange.write(chunk, whole))?;
             match progress {
                 Some(Progress::Bytes(count)) if count >= chunk.len() => {}
                 progress => {
@@ -213,7 +214,7 @@ impl Inst<TlsTransport> {
                 break;
             };
             let bytes = bytes.as_bytes();
-            let progress = self.exchange_records(|exchange| exchange.write(bytes))?;
+            let progress = self.exchange_records(|exchange| exchange.write(bytes, None))?;
             match progress {
                 Some(Progress::Bytes(count)) if count != 0 => {
                     let done = self.backlog.borrow_mut().advance(count);
@@ -259,7 +260,7 @@ impl Inst<TlsTransport> {
 
     /// Give these records to the transport below, or keep them as long as that is paused.
     #[inline]
-    pub(super) fn send(&self, records: &mut Vec<u8>) -> Res<()> {
+    pub(super) fn send(&self, records: &[u8]) -> Res<()> {
         if records.is_empty() {
             return Ok(());
         }
@@ -289,7 +290,7 @@ impl Inst<TlsTransport> {
             }
             let encrypt = || match self.is_held_up() {
                 true => self.queue(bytes, None),
-                false => self.encrypt(bytes).or_else(|raised| self.write_failed(raised)),
+                false => self.encrypt(bytes, None).or_else(|raised| self.write_failed(raised)),
             };
             match context {
                 Some(context) => Context::run(&context, encrypt),

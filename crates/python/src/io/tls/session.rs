@@ -392,17 +392,17 @@ impl Exchange<'_> {
         }
     }
 
-    /// Same as `write`: all of `bytes`, or nothing.
+    /// Same as `write`: all of `bytes`, or nothing. `whole` is the object that they are all of, if there is one.
     #[inline]
-    pub fn write(&self, bytes: &[u8]) -> Res<Progress> {
+    pub fn write(&self, bytes: &[u8], whole: Option<&Obj>) -> Res<Progress> {
         match &self.how {
             How::Direct { flight, by_methods: false } => match flight.write(bytes) {
                 Moved::Bytes(count) => Ok(Progress::Bytes(count)),
                 Moved::Later => Ok(Progress::Later),
-                Moved::Closed | Moved::Failed => write_by_method(flight.raw(), bytes),
+                Moved::Closed | Moved::Failed => write_by_method(flight.raw(), bytes, whole),
             },
-            How::Direct { flight, .. } => write_by_method(flight.raw(), bytes),
-            How::Methods { methods, .. } => write_by_method(methods, bytes),
+            How::Direct { flight, .. } => write_by_method(flight.raw(), bytes, whole),
+            How::Methods { methods, .. } => write_by_method(methods, bytes, whole),
         }
     }
 }
@@ -424,8 +424,9 @@ fn read_by_method(methods: &Obj, room: &mut [MaybeUninit<u8>]) -> Res<Progress> 
     Ok(Progress::Bytes(bytes.len()))
 }
 
-fn write_by_method(methods: &Obj, bytes: &[u8]) -> Res<Progress> {
-    match unless_again(methods.call_method(name!("write"), [&*bytes_from(bytes)?]))? {
+fn write_by_method(methods: &Obj, bytes: &[u8], whole: Option<&Obj>) -> Res<Progress> {
+    let data = whole.map_or_else(|| bytes_from(bytes), |whole| Ok(whole.to_ref()))?;
+    match unless_again(methods.call_method(name!("write"), [&*data]))? {
         Some(count) => Ok(Progress::Bytes(usize::try_from(index_value(&count)?).unwrap_or(0))),
         None => Ok(Progress::Later),
     }
