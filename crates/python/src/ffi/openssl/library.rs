@@ -55,7 +55,8 @@ type Create = unsafe extern "C" fn(*mut Bio) -> c_int;
 type Read = unsafe extern "C" fn(*mut Bio, *mut c_char, c_int) -> c_int;
 type Write = unsafe extern "C" fn(*mut Bio, *const c_char, c_int) -> c_int;
 type Control = unsafe extern "C" fn(*mut Bio, c_int, c_long, *mut c_void) -> c_long;
-pub(super) type ExNew = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void, c_int, c_long, *mut c_void);
+/// `CRYPTO_EX_new` and `CRYPTO_EX_free`
+pub(super) type ExData = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void, c_int, c_long, *mut c_void);
 
 api! {
     "libssl" {
@@ -72,7 +73,7 @@ api! {
         SSL_get_shutdown: fn(*const Ssl) -> c_int;
     }
     "libcrypto" {
-        CRYPTO_get_ex_new_index: fn(c_int, c_long, *mut c_void, Option<ExNew>, *const c_void, *const c_void) -> c_int;
+        CRYPTO_get_ex_new_index: fn(c_int, c_long, *mut c_void, Option<ExData>, *const c_void, Option<ExData>) -> c_int;
         OpenSSL_version_num: fn() -> c_ulong;
         ERR_peek_error: fn() -> c_ulong;
         ERR_clear_error: fn();
