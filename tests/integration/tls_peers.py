@@ -27,6 +27,9 @@ from serving import Serving
 #: SSL_OP_ALLOW_CLIENT_RENEGOTIATION of OpenSSL 3, which the ssl module does not name.
 ALLOW_CLIENT_RENEGOTIATION = 1 << 8
 
+#: A key that both ends know before.
+PSK = bytes(range(32))
+
 VERSIONS = {"tls1_2": ssl.TLSVersion.TLSv1_2, "tls1_3": ssl.TLSVersion.TLSv1_3}
 NAMES = {"tls1_2": "TLSv1.2", "tls1_3": "TLSv1.3"}
 
@@ -261,6 +264,11 @@ def both_ways(sock, data, count):
 def content(size, seed=0):
     """Bytes that do not repeat, the same each time."""
     return random.Random(seed).randbytes(size)
+
+
+def digits(size):
+    """No letters: a line that begins with one may be a command."""
+    return bytes(ord("0") + byte % 10 for byte in content(size))
 
 
 def digest(data):
