@@ -1,4 +1,4 @@
-"""Fixtures of the tests of write gathering, of signals and of sendfile."""
+"""Fixtures of the tests of write gathering, of signals, of sendfile and of TLS."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ import tls_peers
 from files import CONTENT
 from gathering import warm
 from peers import TOO_MUCH, Recorder, connect
+from tls import Certificates
 
 
 @pytest.fixture(params=["cold", "warm"])
@@ -79,3 +80,8 @@ def large_file(tmp_path_factory):
     with path.open("wb") as file:
         file.truncate(TOO_MUCH)
     return path
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory):
+    return Certificates(tmp_path_factory.mktemp("certificates"))
