@@ -3,6 +3,7 @@
 import asyncio
 import re
 import ssl
+import subprocess
 import sys
 
 import pytest
@@ -351,6 +352,40 @@ def test_s_client_may_renegotiate(run, pki):
             protocol = await server.arrived()
             assert await protocol.lost is None
         assert bytes(protocol.received) == b"before\n" + 2 * b"after\n"
+
+    run(main)
+
+
+@pytest.mark.parametrize("command", ["k", "K"])
+def test_s_client_updates_its_keys_while_it_downloads(run, pki, command):
+    data = digits(3_000_000)
+
+    def dialogue(port):
+        with s_client(pki, port, "-tls1_3", errors=subprocess.DEVNULL) as client:
+            client.send(b"go\n")
+            client.read_until(b"begin")
+            received = b""
+            for _ in range(10):
+                received += client.read_until(b"part")
+                client.send(f"{command}\n".encode())
+            return received + client.read_until(b"end")
+
+    async def main():
+        async with serving(Recorder, pki.server()) as server:
+            peer = asyncio.ensure_future(aside(dialogue, server.port))
+            protocol = await server.arrived()
+            await protocol.until_received(3)
+            protocol.transport.write(b"begin")
+            size = len(data) // 10
+            for start in range(0, len(data), size):
+                for at in range(start, start + size, 5_000):
+                    protocol.transport.write(data[at : min(at + 5_000, start + size)])
+                protocol.transport.write(b"part")
+                await asyncio.sleep(0)
+            protocol.transport.write(b"end")
+            assert digest(await peer) == digest(data)
+            await protocol.lost  # it goes without having read our last change of keys: perhaps by a reset
+        assert bytes(protocol.received) == b"go\n"
 
     run(main)
 

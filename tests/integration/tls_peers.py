@@ -105,11 +105,10 @@ def _only(context, version):
 class Program:
     """A program driven by its pipes; killed at the end of the `with` block, should it still run."""
 
-    def __init__(self, *command, environment=None, input=subprocess.PIPE):
+    def __init__(self, *command, input=subprocess.PIPE, errors=subprocess.STDOUT):
         self.output = b""
         self._process = subprocess.Popen(
-            list(map(str, command)), stdin=input, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
-            env={**os.environ, **(environment or {})},
+            list(map(str, command)), stdin=input, stdout=subprocess.PIPE, stderr=errors, bufsize=0,
         )  # fmt: skip
 
     def __enter__(self):
