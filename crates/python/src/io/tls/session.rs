@@ -197,6 +197,9 @@ impl Session {
 
     /// A server name callback may have put another context in the place of the first one.
     pub fn look_for_message_callback(&self) -> Res<()> {
+        if !self.is_direct() {
+            return Ok(());
+        }
         let context = self.object().getattr(name!("context"))?;
         let callback = context.getattr_opt(name!("_msg_callback"))?;
         self.by_methods.set(callback.is_some_and(|callback| !callback.is_none()));
@@ -254,9 +257,9 @@ impl Session {
         }
     }
 
-    /// Run `f` where it may read what was received, `input` last, and write. `output`, empty before, then has all records to be
-    /// sent; what is not read of `input` is kept. None, and `f` is not run, inside of another exchange of this connection
-    /// (a callback of the context's), or when it is over.
+    /// Run `f` where it may read what was received, `input` last, and write. What is not read of `input` is kept. `output`, empty
+    /// before, then has all records to be sent; without one they wait for the next exchange that has one. None, and `f` is not
+    /// run, inside of another exchange of this connection (a callback of the context's), or when it is over.
     ///
     /// # Errors
     /// Of the fallback engine: what `MemoryBIO` raises.
@@ -264,7 +267,7 @@ impl Session {
     pub fn exchange<R>(
         &self,
         input: &[u8],
-        output: &mut Vec<u8>,
+        output: Option<&mut Vec<u8>>,
         f: impl FnOnce(&Exchange<'_>) -> Res<R>,
     ) -> Res<Option<R>> {
         let outcome = match &self.channel {
@@ -317,7 +320,12 @@ impl Memory {
         Ok(())
     }
 
-    fn exchange<R>(&self, input: &[u8], output: &mut Vec<u8>, f: impl FnOnce(&Obj) -> Res<R>) -> Res<Option<Res<R>>> {
+    fn exchange<R>(
+        &self,
+        input: &[u8],
+        output: Option<&mut Vec<u8>>,
+        f: impl FnOnce(&Obj) -> Res<R>,
+    ) -> Res<Option<Res<R>>> {
         self.feed(input)?;
         let Some(methods) = self.methods.get() else {
             return Ok(None);
@@ -325,10 +333,12 @@ impl Memory {
         if self.is_busy.replace(true) {
             return Ok(None);
         }
-        output.append(&mut self.unsent.borrow_mut());
         let outcome = f(&methods);
         self.is_busy.set(false);
-        Raised::aside(|| self.outgoing.drain(output));
+        if let Some(output) = output {
+            output.append(&mut self.unsent.borrow_mut());
+            Raised::aside(|| self.outgoing.drain(output));
+        }
         Ok(Some(outcome))
     }
 }
