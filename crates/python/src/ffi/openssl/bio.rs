@@ -67,12 +67,17 @@ impl Buffers {
         if len != 0 {
             // SAFETY: the promise of `open_window`.
             let rest = unsafe { std::slice::from_raw_parts(first, len) };
-            self.keep(rest);
+            self.append(rest);
         }
     }
 
     /// Bytes that were received, after all others.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
+        self.close_window();
+        self.append(bytes);
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
         self.kept.drain(..self.kept_read);
         self.kept_read = 0;
         self.kept.extend_from_slice(bytes);

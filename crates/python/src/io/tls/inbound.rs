@@ -87,6 +87,8 @@ impl Inst<TlsTransport> {
             AtInput::Handshake => self.go_on(input),
             AtInput::Flush => self.flush(input),
             AtInput::ShutDown => self.shut_down(input),
+            // A transport below that delivers before it has told of itself (`start_tls`).
+            AtInput::Ignore if !self.lower.is_some() && self.base.event_loop.is_some() => self.session.keep(input),
             AtInput::Ignore => Ok(()),
         }
     }

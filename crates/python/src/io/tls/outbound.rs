@@ -225,7 +225,11 @@ impl Inst<TlsTransport> {
             // Sending may run code that writes: what is encrypted is off the queue before.
             let count = self.exchange_and_send(&[], |exchange| match exchange.write(bytes.as_bytes(), None)? {
                 Progress::Bytes(count) => {
-                    let done = self.backlog.borrow_mut().advance(count);
+                    // A callback of the context's may have ended the connection, and emptied it.
+                    let mut backlog = self.backlog.borrow_mut();
+                    let left = backlog.len();
+                    let done = backlog.advance(count.min(left));
+                    drop(backlog);
                     drop(done);
                     Ok(count)
                 }

@@ -152,7 +152,11 @@ impl Session {
         let (object, connection) = if is_refused() {
             (wrap()?, None)
         } else {
-            openssl::wrap(wrap, |object| reads_and_writes_itself(object, ssl))?
+            openssl::wrap(wrap, |object| {
+                // A context may have begun the handshake already.
+                let is_fresh = incoming.pending() == 0 && outgoing.pending() == 0;
+                Ok(is_fresh && reads_and_writes_itself(object, ssl)?)
+            })?
         };
         let channel = match connection {
             Some(connection) => Channel::Direct(connection),
@@ -442,7 +446,10 @@ fn read_by_method(methods: &Obj, room: &mut [MaybeUninit<u8>]) -> Res<Progress> 
 fn write_by_method(methods: &Obj, bytes: &[u8], whole: Option<&Obj>) -> Res<Progress> {
     let data = whole.map_or_else(|| bytes_from(bytes), |whole| Ok(whole.to_ref()))?;
     match unless_again(methods.call_method(name!("write"), [&*data]))? {
-        Some(count) => Ok(Progress::Bytes(usize::try_from(index_value(&count)?).unwrap_or(0))),
+        Some(count) => {
+            let count = usize::try_from(index_value(&count)?).unwrap_or(0);
+            Ok(Progress::Bytes(count.min(bytes.len())))
+        }
         None => Ok(Progress::Later),
     }
 }
