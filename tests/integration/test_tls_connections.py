@@ -54,9 +54,7 @@ def test_a_server_and_its_clients(run, certs, tmp_path, family, version):
         clients = []
         for index in range(3):
             if family == "unix":
-                call = loop.create_unix_connection(
-                    Recorder, path, ssl=client_context, server_hostname="localhost"
-                )
+                call = loop.create_unix_connection(Recorder, path, ssl=client_context, server_hostname="localhost")
             elif index == 0:
                 call = loop.create_connection(Recorder, "localhost", port, ssl=client_context, family=socket.AF_INET)
             elif index == 1:
@@ -106,9 +104,7 @@ def test_streams(run, certs, tmp_path, family):
         else:
             path = str(tmp_path / "socket")
             server = await asyncio.start_unix_server(serve, path, ssl=server_context)
-            reader, writer = await asyncio.open_unix_connection(
-                path, ssl=client_context, server_hostname="localhost"
-            )
+            reader, writer = await asyncio.open_unix_connection(path, ssl=client_context, server_hostname="localhost")
         assert not writer.can_write_eof()
         writer.write(DATA)
         assert await reader.readexactly(len(DATA)) == DATA

@@ -94,9 +94,7 @@ class Certificates:
             if alternatives:
                 extensions += f"subjectAltName={alternatives}\n"
             self.path(f"{name}.ext").write_text(extensions)
-            signer = (
-                ("-cert", f"{ca}.pem", "-keyfile", "ec.key") if ca else ("-selfsign", "-keyfile", f"{key}.key")
-            )
+            signer = ("-cert", f"{ca}.pem", "-keyfile", "ec.key") if ca else ("-selfsign", "-keyfile", f"{key}.key")
             self._openssl("ca", "-batch", "-notext", "-config", "openssl.cnf", *signer, "-in", f"{name}.csr", "-out",
                           f"{name}.pem", "-startdate", start, "-enddate", end, "-extfile", f"{name}.ext")  # fmt: skip
         authority = ("-cert", "ca.pem", "-keyfile", "ec.key")
