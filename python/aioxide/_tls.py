@@ -73,7 +73,7 @@ class Tls(LoopPart):
             shutdown_timeout: float,
         ) -> _native.SSLTransport: ...
 
-    async def start_tls(  # type: ignore[override]
+    async def start_tls(
         self,
         transport: asyncio.WriteTransport,
         protocol: asyncio.BaseProtocol,
@@ -205,6 +205,8 @@ class Tls(LoopPart):
         """Same as `_create_connection_transport` with TLS: the socket is the transport's from here on."""
         try:
             sock.setblocking(False)
+            # 3.15: before the factory may change it.
+            callback_context = copy_context() if sys.version_info >= (3, 15) else None
             protocol = protocol_factory()
             waiter = self.create_future()
             keywords: dict[str, Any] = {
@@ -215,7 +217,7 @@ class Tls(LoopPart):
             if sys.version_info >= (3, 11):
                 keywords["ssl_shutdown_timeout"] = shutdown_timeout
             if sys.version_info >= (3, 15):
-                keywords["context"] = copy_context()
+                keywords["context"] = callback_context
             context = None if isinstance(sslcontext, bool) else sslcontext
             transport = self._make_ssl_transport(sock, protocol, context, waiter, **keywords)
         except BaseException:
@@ -227,6 +229,17 @@ class Tls(LoopPart):
             transport.close()
             raise
         return transport, protocol
+
+
+def flow_limits(high: float | None, low: float | None, default: float) -> tuple[float, float]:
+    """Both limits of flow control, of which one or none is given. ValueError unless high >= low >= 0."""
+    if high is None:
+        high = default if low is None else 4 * low
+    if low is None:
+        low = high // 4
+    if not high >= low >= 0:
+        raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+    return high, low
 
 
 def _positive(name: str, seconds: float | None, default: float) -> float:

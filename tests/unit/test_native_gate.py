@@ -153,7 +153,9 @@ def tls_contexts():
     """Of a server and of its client, with a certificate that is made for them."""
     with tempfile.TemporaryDirectory() as folder:
         key, certificate = os.path.join(folder, "key"), os.path.join(folder, "certificate")
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+        command = (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+        )
         names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
         subprocess.run([*command.split(), *names], check=True, capture_output=True)
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
