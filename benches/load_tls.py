@@ -36,7 +36,10 @@ from benches.stopwatch import (
 )
 
 KIB = 1024
-AHEAD, AHEAD_BYTES = 20_000, 24 * KIB * KIB  # messages that are encrypted at a time, over all connections, and the most that they hold
+AHEAD, AHEAD_BYTES = (
+    20_000,
+    24 * KIB * KIB,
+)  # messages that are encrypted at a time, over all connections, and the most that they hold
 ROOM = 256 * KIB
 HEADER = 5  # of a record
 SEAL = 17  # of a TLS 1.3 record with AES-GCM or ChaCha20-Poly1305: a type and a tag
