@@ -229,6 +229,17 @@ class Tls(LoopPart):
         return transport, protocol
 
 
+def flow_limits(high: float | None, low: float | None, default: float) -> tuple[float, float]:
+    """Both limits of flow control, of which one or none is given. ValueError unless high >= low >= 0."""
+    if high is None:
+        high = default if low is None else 4 * low
+    if low is None:
+        low = high // 4
+    if not high >= low >= 0:
+        raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+    return high, low
+
+
 def _positive(name: str, seconds: float | None, default: float) -> float:
     if seconds is None:
         return default

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import ssl
+import sys
 
 import pytest
 from peers import Recorder
@@ -34,6 +35,7 @@ def said(client, text):
 # --- s_client against a server --------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_s_client_talks_and_goes(run, pki, version):
     def dialogue(port):
@@ -382,6 +384,63 @@ def test_s_client_may_not_renegotiate(run, pki):
     run(main)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_and_the_server_log_the_same_keys(run, pki, version, tmp_path):
+    context = pki.server(version)
+    context.keylog_filename = str(tmp_path / "server")
+
+    def dialogue(port):
+        with s_client(pki, port, "-keylogfile", tmp_path / "client") as client:
+            said(client, b"hello")
+            client.end_input()
+            assert client.finish()[1] == 0
+
+    async def main():
+        async with serving(Upper, context) as server:
+            await aside(dialogue, server.port)
+            await (await server.arrived()).lost
+
+    def secrets(name):
+        lines = (tmp_path / name).read_text().splitlines()
+        return {line for line in lines if line and not line.startswith("#")}
+
+    run(main)
+    context.keylog_filename = None  # closes the file
+    assert secrets("server") == secrets("client") != set()
+
+
+PSK = bytes(range(32))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="pre-shared keys came with 3.13")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_has_a_key_shared_before(run, pki, version):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # without a certificate
+    context.minimum_version = context.maximum_version = VERSIONS[version]
+    context.set_ciphers("PSK")
+    identities = []
+
+    def key_of(identity):
+        identities.append(identity)
+        return PSK
+
+    context.set_psk_server_callback(key_of, "a hint")
+
+    def dialogue(port):
+        with s_client(pki, port, "-psk", PSK.hex(), "-psk_identity", "anna", "-cipher", "PSK") as client:
+            said(client, b"hello")
+
+    async def main():
+        async with serving(Upper, context) as server:
+            await aside(dialogue, server.port)
+            protocol = await server.arrived()
+            assert protocol.transport.get_extra_info("peercert") is None
+            assert await protocol.lost is None
+        assert set(identities) == {"anna"}
+
+    run(main)
+
+
 class ToySmtp(Recorder):
     """As much of SMTP as leads to STARTTLS; then its lines come back in upper case."""
 
@@ -409,6 +468,7 @@ class ToySmtp(Recorder):
         self.transport = await self.loop.start_tls(self.transport, self, self.context, server_side=True)
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_s_client_starts_tls_by_smtp(run, pki, version):
     def dialogue(port):
@@ -446,6 +506,7 @@ async def closed(protocol):
     return await protocol.lost
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_s_server_answers(run, pki, version):
     """`-rev`: each line comes back reversed."""
@@ -643,6 +704,28 @@ def test_s_server_renegotiates(run, pki, certificate):
                 assert (b"], CertificateVerify" in output) == (certificate and first)  # it asks once
             assert await closed(protocol) is None
         assert bytes(protocol.received) == 2 * b"hello\n"
+
+    run(main)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="pre-shared keys came with 3.13")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_server_has_a_key_shared_before(run, pki, version):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = context.maximum_version = VERSIONS[version]
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("PSK")
+    context.set_psk_client_callback(lambda hint: ("anna", PSK))
+
+    async def main():
+        options = ("-nocert", "-psk", PSK.hex(), "-psk_identity", "anna", "-cipher", "PSK", "-rev")
+        with s_server(pki, *options) as (_, port):
+            protocol = await connect(port, context)
+            protocol.transport.write(b"hello\n")
+            await protocol.until_received(6)
+            assert bytes(protocol.received) == b"olleh\n"
+            assert await closed(protocol) is None
 
     run(main)
 

@@ -103,6 +103,40 @@ def test_a_client_and_a_server_transfer_both_ways_at_once(run, pki, kind, versio
     run(main)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("size", [1, 100, 16_383])
+def test_a_lent_buffer_that_holds_less_than_a_record(run, pki, version, size):
+    """The rest of it comes into the next ones, though nothing more comes from the peer."""
+    data = content(20 * size if size < 1000 else 50_000)
+    answered = threading.Event()
+
+    class Small(BufferedRecorder):
+        def __init__(self):
+            super().__init__(size)
+
+        def get_buffer(self, sizehint):
+            return memoryview(self.buffer)
+
+    def serve(plain):
+        with pki.server(version).wrap_socket(plain, server_side=True) as tls:
+            tls.sendall(data)
+            assert answered.wait(PATIENCE_S)
+
+    async def main():
+        async with BlockingServer(serve) as peer:
+            _, protocol = await asyncio.get_running_loop().create_connection(
+                Small, *peer.address, ssl=pki.client(), server_hostname="localhost"
+            )
+            try:
+                await asyncio.wait_for(protocol.until_received(len(data)), PATIENCE_S / 2)
+            finally:
+                answered.set()
+            assert await protocol.lost is None
+        assert digest(protocol.received) == digest(data)
+
+    run(main)
+
+
 @pytest.mark.aioxide_only
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_lent_bytearray_gets_every_byte(run, pki, version):
@@ -175,6 +209,7 @@ def test_over_a_unix_socket(run, pki, tmp_path):
     run(main)
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", [1, 7, 1500])
 def test_a_stream_that_comes_in_small_pieces(run, pki, version, size):
@@ -282,6 +317,7 @@ def test_many_clients_at_once(run, pki):
 # --- ends -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_peer_unwraps(run, pki, version):
     """Its close_notify is answered; then comes the end of the connection."""
@@ -303,6 +339,7 @@ def test_the_peer_unwraps(run, pki, version):
     run(main)
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_plain_text_after_the_end_of_tls_is_no_data(run, pki, version):
     """A peer may go on without TLS; asyncio does not, and gives none of it to the protocol."""
@@ -447,6 +484,7 @@ async def upgrade(protocol, context, **options):
     assert protocol.calls == ["made", "eof", "lost"]
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_start_tls_of_a_server(run, pki, version):
     def dialogue(address):
@@ -462,6 +500,7 @@ def test_start_tls_of_a_server(run, pki, version):
     run(main)
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_start_tls_of_a_client(run, pki, version):
     def serve(plain):

@@ -27,9 +27,6 @@ from serving import Serving
 #: SSL_OP_ALLOW_CLIENT_RENEGOTIATION of OpenSSL 3, which the ssl module does not name.
 ALLOW_CLIENT_RENEGOTIATION = 1 << 8
 
-#: asyncio of Python 3.10 says so of transports whose peer has ended the connection.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed transport <asyncio.sslproto:ResourceWarning")
-
 VERSIONS = {"tls1_2": ssl.TLSVersion.TLSv1_2, "tls1_3": ssl.TLSVersion.TLSv1_3}
 NAMES = {"tls1_2": "TLSv1.2", "tls1_3": "TLSv1.3"}
 

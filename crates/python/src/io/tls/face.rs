@@ -6,7 +6,7 @@
 use super::{CLASS, Limits, READ_HIGH, TlsTransport, WRITE_HIGH, close};
 use crate::ffi::{
     Args, ClassBuilder, Inst, Obj, Raised, Ref, Res, bytes_of, dict, exc, false_, float_value, import_attr, int, none,
-    str_of, string, true_, tuple,
+    saturated_value, str_of, string, true_, tuple,
 };
 use crate::io::pieces::Piece;
 use crate::objects::names::imports;
@@ -173,22 +173,12 @@ fn get_read_buffer_size(this: &This) -> Res {
     int(this.session.unread() as i64)
 }
 
-/// Same as `add_flowcontrol_defaults`.
+/// Same as `add_flowcontrol_defaults`. The arithmetic is Python's: of whatever numbers it is given.
 fn limits(high: Option<&Obj>, low: Option<&Obj>, default: i64) -> Res<Limits> {
-    let number = |o: Option<&Obj>| -> Res<Option<i64>> {
-        match o.filter(|o| !o.is_none()) {
-            None => Ok(None),
-            Some(o) if o.is_long() => crate::ffi::saturated_value(o).map(Some),
-            Some(o) => Ok(Some(float_value(o)? as i64)),
-        }
-    };
-    let (given_high, given_low) = (number(high)?, number(low)?);
-    let high = given_high.or(given_low.map(|low| low.saturating_mul(4))).unwrap_or(default);
-    let low = given_low.unwrap_or(high.div_euclid(4));
-    if high >= low && low >= 0 {
-        return Ok(Limits { low, high });
-    }
-    Err(Raised::value_error(&format!("high ({high}) must be >= low ({low}) must be >= 0")))
+    let (high, low, default) = (high.unwrap_or(none()), low.unwrap_or(none()), int(default)?);
+    let [high, low] = import_attr("aioxide._tls", "flow_limits")?.call([high, low, &*default])?.unpack::<2>()?;
+    let number = |o: &Obj| if o.is_long() { saturated_value(o) } else { Ok(float_value(o)? as i64) };
+    Ok(Limits { low: number(&low)?, high: number(&high)? })
 }
 
 fn repr(this: &This) -> Res {

@@ -182,7 +182,12 @@ impl Inst<TlsTransport> {
                 Some([]) => {}
                 Some(_) => pieces.push(Piece(line)),
                 None => {
-                    let copy = ReadBuffer::new(&line).and_then(|view| bytes_from(view.as_slice()))?;
+                    line.len()?;
+                    let copy = match ReadBuffer::new(&line).and_then(|view| bytes_from(view.as_slice())) {
+                        Ok(copy) => copy,
+                        // As asyncio has it: what cannot be encrypted ends the connection.
+                        Err(raised) => return self.write_failed(raised),
+                    };
                     if !bytes_of(&copy).unwrap_or_default().is_empty() {
                         pieces.push(Piece(copy));
                     }
