@@ -25,6 +25,7 @@ import network_scenarios  # noqa: F401
 import pipe_scenarios  # noqa: F401
 import process_scenarios  # noqa: F401
 import scheduler_scenarios  # noqa: F401
+import tls_scenarios  # noqa: F401
 from scenario import SCENARIOS, Settings
 
 WARM_UP, MEASURED, REPEATS = 4, 5, 10

@@ -42,6 +42,8 @@ impl Inst<TlsTransport> {
 
     /// Same as `_start_shutdown`.
     pub(super) fn start_shutdown(&self) -> Res<()> {
+        // What was written before comes before.
+        self.base.flush_held()?;
         match self.step(|m| m.on_close()) {
             AtClose::Nothing => Ok(()),
             AtClose::Abort => {
@@ -67,19 +69,17 @@ impl Inst<TlsTransport> {
     pub(super) fn shut_down(&self, input: &[u8]) -> Res<()> {
         if self.machine.get().has_eof() {
             // Nobody is there to say goodbye to.
-            self.send_put_back()?;
+            self.send_waiting()?;
             self.tell_eof()?;
             return self.on_shutdown_done(None);
         }
-        let outcome =
-            self.with_output(|output| match self.session.exchange(input, output, |exchange| exchange.shut_down()) {
-                Ok(answered) => self.send(output).map(|()| answered),
-                Err(raised) => finally(Err(raised), || self.send(output)).map(|()| None),
-            });
+        let outcome = self.exchange_and_send(input, |exchange| exchange.shut_down());
         match outcome {
             Ok(Some(true)) => {
                 self.control_writing()?;
-                self.tell_eof()?;
+                if cfg!(Py_3_11) {
+                    self.tell_eof()?;
+                }
                 self.on_shutdown_done(None)
             }
             Ok(_) => self.control_writing(),

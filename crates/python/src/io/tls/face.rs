@@ -96,7 +96,6 @@ fn get_protocol(this: &This) -> Res {
     Ok(this.base.protocol.object())
 }
 
-/// What the handshake has brought is asked of OpenSSL at the first look: a certificate takes longer to show than to check.
 fn get_extra_info(this: &This, args: Args) -> Res {
     let [key, default] = args.bind("get_extra_info", ["name", "default"], 2, 1)?;
     let (key, default) = (key.unwrap_or(none()), default.unwrap_or(none()));
@@ -107,28 +106,10 @@ fn get_extra_info(this: &This, args: Args) -> Res {
     if extra.contains(key)? {
         return extra.get_item(key);
     }
-    if let Some(found) = of_session(this, key)? {
-        extra.set_item(key, &found)?;
-        return Ok(found);
-    }
     match this.lower.get() {
         Some(lower) => lower.call_method(name!("get_extra_info"), [key, default]),
         None => Ok(default.to_ref()),
     }
-}
-
-fn of_session(this: &This, key: &Obj) -> Res<Option<Ref>> {
-    if !this.is_established.get() || !key.is_str() {
-        return Ok(None);
-    }
-    let object = this.session.object();
-    Ok(Some(match str_of(key)?.as_str() {
-        "ssl_object" => object,
-        "peercert" => object.call_method(name!("getpeercert"), [])?,
-        "cipher" => object.call_method(name!("cipher"), [])?,
-        "compression" => object.call_method(name!("compression"), [])?,
-        _ => return Ok(None),
-    }))
 }
 
 fn set_write_buffer_limits(this: &This, args: Args) -> Res {

@@ -16,6 +16,10 @@ use crate::objects::report::Report;
 impl Inst<TlsTransport> {
     /// Same as `connection_made`: the stream below is there.
     pub(super) fn on_lower_made(&self, lower: &Obj) -> Res<()> {
+        if !self.base.event_loop.is_some() {
+            // Lost before it began: `start_tls` of a connection that was closing.
+            return Ok(());
+        }
         self.lower.put(lower.to_ref());
         if self.base.is_debug() {
             self.base.log_debug(self.obj(), "%r starts SSL handshake")?;
@@ -33,17 +37,12 @@ impl Inst<TlsTransport> {
 
     /// Same as `_do_handshake`, when `input` has come.
     pub(super) fn go_on(&self, input: &[u8]) -> Res<()> {
-        let outcome = self.with_output(|output| {
-            match self.session.exchange(input, output, |exchange| exchange.handshake()) {
-                // What the program writes in `connection_made` goes with the last of the handshake.
-                Ok(Some(true)) => {
-                    self.session.put_back(output);
-                    Ok(true)
-                }
-                Ok(_) => self.send(output).map(|()| false),
-                Err(raised) => finally(Err(raised), || self.send(output)).map(|()| false),
-            }
-        });
+        // What the program writes in `connection_made` goes with the last of the handshake.
+        let outcome = match self.session.exchange(input, None, |exchange| exchange.handshake()) {
+            Ok(Some(true)) => Ok(true),
+            Ok(_) => self.send_waiting().map(|()| false),
+            Err(raised) => finally(Err(raised), || self.send_waiting()).map(|()| false),
+        };
         match outcome {
             Ok(true) => self.on_handshake_done(None),
             Ok(false) => Ok(()),
@@ -66,7 +65,9 @@ impl Inst<TlsTransport> {
             return self.on_handshake_failed(exception);
         }
         self.step(|m| m.wrap());
-        self.is_established.set(true);
+        if let Err(raised) = self.take_down_session() {
+            return if is_failure(&raised) { self.on_handshake_failed(raised.take()) } else { Err(raised) };
+        }
         self.session.look_for_message_callback()?;
         if self.base.is_debug() {
             let (format, took_ms) =
@@ -78,6 +79,15 @@ impl Inst<TlsTransport> {
         }
         self.wake_waiter(None)?;
         self.read(&[])
+    }
+
+    /// What `get_extra_info` tells of the handshake.
+    fn take_down_session(&self) -> Res<()> {
+        let (object, extra) = (self.session.object(), self.extra.get_or_none());
+        extra.set_item(name!("peercert"), &*object.call_method(name!("getpeercert"), [])?)?;
+        extra.set_item(name!("cipher"), &*object.call_method(name!("cipher"), [])?)?;
+        extra.set_item(name!("compression"), &*object.call_method(name!("compression"), [])?)?;
+        extra.set_item(name!("ssl_object"), &object)
     }
 
     fn on_handshake_failed(&self, exception: Ref) -> Res<()> {

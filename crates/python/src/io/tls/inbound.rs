@@ -23,6 +23,11 @@ const MOST_BYTES: usize = 256 * 1024;
 /// Plain text of one record.
 const RECORD_BYTES: usize = 16 * 1024;
 
+/// What asyncio says of an error while reading: since 3.11 the same of all.
+const FAILED: &str = "Fatal error on SSL protocol";
+const RECORD_FAILED: &str = if cfg!(Py_3_11) { FAILED } else { "SSL error in data received" };
+const PROTOCOL_FAILED: &str = if cfg!(Py_3_11) { FAILED } else { "application protocol failed to receive SSL data" };
+
 /// What OpenSSL has taken of what was received and not given yet.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Inside {
@@ -82,6 +87,8 @@ impl Inst<TlsTransport> {
             AtInput::Handshake => self.go_on(input),
             AtInput::Flush => self.flush(input),
             AtInput::ShutDown => self.shut_down(input),
+            // A transport below that delivers before it has told of itself (`start_tls`).
+            AtInput::Ignore if !self.lower.is_some() && self.base.event_loop.is_some() => self.session.keep(input),
             AtInput::Ignore => Ok(()),
         }
     }
@@ -126,11 +133,11 @@ impl Inst<TlsTransport> {
             return self.session.keep(input);
         }
         let outcome = match self.reading_is_paused.get() {
-            true => self.session.keep(input),
+            true => self.session.keep(input).and_then(|()| self.send_waiting()),
             false => self.read_for_protocol(input).and_then(|()| self.write_backlog()),
         };
         match outcome.and_then(|()| self.control_lower_reading()) {
-            Err(raised) if is_failure(&raised) => self.fail(&raised.take(), "Fatal error on SSL protocol"),
+            Err(raised) if is_failure(&raised) => self.fail(&raised.take(), FAILED),
             outcome => outcome,
         }
     }
@@ -159,6 +166,7 @@ impl Inst<TlsTransport> {
         let mut writer = BytesWriter::with_capacity(most.min(MOST_BYTES))?;
         let round = self.exchange(input, |exchange| Round::read(exchange, writer.room()))?;
         self.note(&round);
+        self.refuse_writes_after(&round);
         let delivered = match round.count {
             0 => Ok(()),
             count => writer.finish(count).and_then(|data| self.base.protocol.data_received(&data)),
@@ -178,6 +186,7 @@ impl Inst<TlsTransport> {
                 let size = view.len();
                 let round = self.exchange(input, |exchange| Round::read(exchange, view.room()))?;
                 self.note(&round);
+                self.refuse_writes_after(&round);
                 let is_full = round.count == size;
                 (round, is_full)
             }
@@ -205,15 +214,7 @@ impl Inst<TlsTransport> {
     /// Run one exchange. What OpenSSL answers by itself (a key update, session tickets) goes with what the program answers, or right
     /// after it.
     fn exchange(&self, input: &[u8], f: impl FnOnce(&Exchange<'_>) -> Res<Round>) -> Res<Round> {
-        self.with_output(|output| match self.session.exchange(input, output, f) {
-            Ok(round) => {
-                if !output.is_empty() {
-                    self.session.put_back(output);
-                }
-                Ok(round.unwrap_or_default())
-            }
-            Err(raised) => finally(Err(raised), || self.send(output)).map(|()| Round::default()),
-        })
+        self.session.exchange(input, None, f).map(Option::unwrap_or_default)
     }
 
     /// Remember what is inside of OpenSSL.
@@ -225,13 +226,23 @@ impl Inst<TlsTransport> {
         });
     }
 
+    /// OpenSSL takes nothing more after an error: what the program writes, when it gets what came before, is in vain.
+    fn refuse_writes_after(&self, round: &Round) {
+        if round.failure.is_some() {
+            self.step(|m| m.end());
+        }
+    }
+
     /// The plain text is delivered: now the end, or the error, that came after it.
     fn after(&self, delivered: Res<()>, round: Round) -> Res<()> {
-        delivered?;
+        match delivered {
+            Err(raised) if is_failure(&raised) => return self.fail(&raised.take(), PROTOCOL_FAILED),
+            delivered => delivered?,
+        }
         if let Some(exception) = round.failure {
             // The alert that says what was wrong.
-            self.send_put_back()?;
-            return Err(Raised::raise(exception));
+            self.send_waiting()?;
+            return self.fail(&exception, RECORD_FAILED);
         }
         if round.closed {
             if cfg!(Py_3_11) {
@@ -283,7 +294,8 @@ impl Inst<TlsTransport> {
         if !cfg!(Py_3_11) {
             return self.lower.get_or_none().call_method(name!("resume_reading"), []).map(drop);
         }
-        if self.reading_is_paused.replace(false) { self.call_soon(name!("_resume")) } else { Ok(()) }
+        let is_lost = !self.base.event_loop.is_some();
+        if !self.reading_is_paused.replace(false) || is_lost { Ok(()) } else { self.call_soon(name!("_resume")) }
     }
 
     /// The turn after `resume_reading`.

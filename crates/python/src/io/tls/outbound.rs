@@ -27,7 +27,10 @@ const RECORD_BYTES: usize = 16 * 1024;
 /// What is encrypted before it is sent.
 const CHUNK_BYTES: usize = 128 * 1024;
 
-const FAILED: &str = "Fatal error on SSL protocol";
+const FAILED: &str = match cfg!(Py_3_11) {
+    true => "Fatal error on SSL protocol",
+    false => "Fatal error on SSL transport",
+};
 
 impl Gathers for Inst<TlsTransport> {
     fn base(&self) -> &Base {
@@ -119,10 +122,7 @@ impl Inst<TlsTransport> {
 
     /// For later: the handshake is going on, or the peer has to speak first.
     fn queue(&self, bytes: &[u8], whole: Option<&Obj>) -> Res<()> {
-        let piece = match whole {
-            Some(data) => Piece(data.to_ref()),
-            None => Piece(bytes_from(bytes)?),
-        };
+        let piece = to_piece(bytes, whole)?;
         self.backlog.borrow_mut().push(piece);
         if self.machine.get().phase() != Phase::Wrapped {
             return Ok(());
@@ -136,30 +136,34 @@ impl Inst<TlsTransport> {
     /// Encrypt and send; `whole` is the `bytes` object that they are all of, if there is one.
     #[inline]
     fn encrypt(&self, bytes: &[u8], whole: Option<&Obj>) -> Res<()> {
-        for chunk in bytes.chunks(CHUNK_BYTES) {
-            let whole = whole.filter(|_| chunk.len() == bytes.len());
-            let progress = self.exchange_records(|exchange| exchange.write(chunk, whole))?;
-            match progress {
-                Some(Progress::Bytes(count)) if count >= chunk.len() => {}
-                progress => {
-                    let done = match progress {
-                        Some(Progress::Bytes(count)) => count,
-                        _ => 0,
-                    };
-                    let at = chunk.as_ptr() as usize - bytes.as_ptr() as usize + done;
-                    let piece = Piece(bytes_from(&bytes[at..])?);
+        if bytes.len() > CHUNK_BYTES {
+            // Piece by piece, and sending one may run code that writes: from the queue.
+            let piece = to_piece(bytes, whole)?;
+            self.backlog.borrow_mut().push(piece);
+            return self.write_backlog();
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.exchange_and_send(&[], |exchange| exchange.write(&bytes[done..], whole.filter(|_| done == 0)))? {
+                Some(Progress::Bytes(count)) if count != 0 => done += count,
+                _ => {
+                    let piece = Piece(bytes_from(&bytes[done..])?);
                     self.backlog.borrow_mut().push(piece);
                     return self.control_writing();
                 }
             }
         }
-        self.control_writing()
+        // A callback of the context's may have written in the middle.
+        if self.backlog.borrow().is_empty() { self.control_writing() } else { self.write_backlog() }
     }
 
-    /// One exchange, and send what it gives.
+    /// One exchange, and send what it gives, or keep it as long as the transport below is paused.
     #[inline]
-    fn exchange_records<R>(&self, f: impl FnOnce(&Exchange<'_>) -> Res<R>) -> Res<Option<R>> {
-        self.with_output(|output| match self.session.exchange(&[], output, f) {
+    pub(super) fn exchange_and_send<R>(&self, input: &[u8], f: impl FnOnce(&Exchange<'_>) -> Res<R>) -> Res<Option<R>> {
+        if self.lower_writing_is_paused.get() {
+            return self.session.exchange(input, None, f);
+        }
+        self.with_output(|output| match self.session.exchange(input, Some(output), f) {
             Ok(answer) => self.send(output).map(|()| answer),
             Err(raised) => finally(Err(raised), || self.send(output)).map(|()| None),
         })
@@ -218,17 +222,24 @@ impl Inst<TlsTransport> {
             let Some(bytes) = self.next_of_backlog() else {
                 break;
             };
-            let bytes = bytes.as_bytes();
-            let progress = self.exchange_records(|exchange| exchange.write(bytes, None))?;
-            match progress {
-                Some(Progress::Bytes(count)) if count != 0 => {
-                    let done = self.backlog.borrow_mut().advance(count);
+            // Sending may run code that writes: what is encrypted is off the queue before.
+            let count = self.exchange_and_send(&[], |exchange| match exchange.write(bytes.as_bytes(), None)? {
+                Progress::Bytes(count) => {
+                    // A callback of the context's may have ended the connection, and emptied it.
+                    let mut backlog = self.backlog.borrow_mut();
+                    let left = backlog.len();
+                    let done = backlog.advance(count.min(left));
+                    drop(backlog);
                     drop(done);
+                    Ok(count)
                 }
-                _ => break,
+                _ => Ok(0),
+            })?;
+            if count.unwrap_or(0) == 0 {
+                break;
             }
         }
-        self.send_put_back()?;
+        self.send_waiting()?;
         self.control_writing()
     }
 
@@ -255,12 +266,12 @@ impl Inst<TlsTransport> {
         Some(Next::Joined(joined))
     }
 
-    /// What could not be sent before, if it can be now.
-    pub(super) fn send_put_back(&self) -> Res<()> {
+    /// Send what waits, if it can be sent now.
+    pub(super) fn send_waiting(&self) -> Res<()> {
         if self.lower_writing_is_paused.get() || self.session.unsent() == 0 {
             return Ok(());
         }
-        self.exchange_records(|_| Ok(())).map(drop)
+        self.exchange_and_send(&[], |_| Ok(())).map(drop)
     }
 
     /// Give these records to the transport below, or keep them as long as that is paused.
@@ -357,9 +368,13 @@ impl Inst<TlsTransport> {
             return self.base.protocol.resume_writing();
         }
         self.lower_writing_is_paused.set(false);
-        self.send_put_back()?;
+        self.send_waiting()?;
         self.control_writing()
     }
+}
+
+fn to_piece(bytes: &[u8], whole: Option<&Obj>) -> Res<Piece> {
+    whole.map_or_else(|| bytes_from(bytes), |whole| Ok(whole.to_ref())).map(Piece)
 }
 
 /// Bytes to be encrypted next.
