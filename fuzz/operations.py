@@ -14,7 +14,8 @@ AIOXIDE_HAS = {
     "subprocess": True,
     "signals": True,
     "sendfile": True,
-    "tls": True,
+    # Of 3.10 asyncio's TLS is another one, full of faults.
+    **({"tls": True} if sys.version_info >= (3, 11) else {}),
 }
 
 

@@ -6,9 +6,12 @@ records or into `data_received`, nor what a program's death looks like to the ot
 asyncio's TLS of 3.10 is another one, with faults of its own at every end: these steps begin with 3.11.
 """
 
+import fcntl
 import socket
 import ssl
 import struct
+import sys
+import termios
 import time
 
 from .connections import Buffered, Connection, Noting, is_open, on_its_way, payload, sizes, tcp_pair
@@ -103,8 +106,10 @@ class SecureNoting(Noting):
             return
         if connection.inside == f"close in {where}":
             connection.close()
-        else:
-            super().does(where)
+            return
+        # Who made the connection closes it then, once more.
+        connection.is_let_go = connection.is_let_go or connection.inside in ("raise in made", "eof in made")
+        super().does(where)
 
 
 class SecureBuffered(SecureNoting, Buffered):
@@ -173,6 +178,8 @@ def pair(family):
     here, there = socket.socketpair() if family == "unix" else tcp_pair()
     there.setblocking(False)
     here.setblocking(False)
+    if family == "tcp":
+        there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return here, there
 
 
@@ -366,6 +373,7 @@ def tls_write(connection, transport, size, kind):
 def tls_write_much(connection, transport, size):
     """Several records, or more than goes out at once."""
     if connection.peer is not None and connection.peer.family == socket.AF_UNIX:
+        connection.had_backlog = True
         connection.is_flow_known |= size == MUCH
         transport.write(payload(connection.sent, size))
         connection.sent += 1
@@ -444,8 +452,8 @@ def tls_set_protocol(connection, transport, buffered):
 
 @secure_step(0.7, one_of(0, 100, 30_000), one_of((0, None), (10, 500), (20_000, None)), outside=True, rests=True)
 def tls_sendfile(connection, transport, size, window):
-    world, peer = connection.world, connection.peer
-    if connection.lost or transport.is_closing() or peer is None or transport.get_write_buffer_size():
+    world = connection.world
+    if connection.lost or transport.is_closing() or connection.peer is None or connection.had_backlog:
         return
     file = make_file(world, size)
     come = world.awaiting()
@@ -475,14 +483,21 @@ def flight(connection):
 
 
 def arrives(connection):
-    """What the peer did has reached the protocol, unless it does not read."""
-    transport = connection.transport
+    """What the peer did has reached the kernel on the loop's side, where the next poll finds it; or the protocol."""
+    sock = connection.peer.root()
 
     def is_there():
-        over = connection.lost or connection.ended or transport.is_closing()
-        return over or not transport.is_reading() or connection.received >= connection.expected
+        if sock.family == socket.AF_UNIX or connection.lost:
+            return True
+        if sock.fileno() >= 0 and not connection.peer.is_shut:
+            return unacknowledged(sock) == 0
+        return connection.ended or connection.transport.is_closing()
 
     connection.world.expect(is_there)
+
+
+def unacknowledged(sock):
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 @peer_step(6, sizes)

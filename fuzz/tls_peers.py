@@ -41,7 +41,7 @@ class Peer:
         self.sock = sock
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.object = context.wrap_bio(self.incoming, self.outgoing, server_side, None if server_side else name)
-        self.is_ready = self.ended_below = self.is_cut = False
+        self.is_ready = self.ended_below = self.is_cut = self.is_shut = False
         self.failure = None
         self._unsent = b""
 
@@ -59,7 +59,12 @@ class Peer:
         self.sock.setsockopt(*what)
 
     def shutdown(self, how):
+        self.is_shut = True
         self.sock.shutdown(how)
+
+    def root(self):
+        """The socket, which may lie deeper."""
+        return self.sock.root() if isinstance(self.sock, Peer) else self.sock
 
     @property
     def is_settled(self):
