@@ -55,6 +55,8 @@ INSIDE = [
     "write in lost",
     "raise in lost",
     "raise in pause",
+    "close in pause",
+    "abort in pause",
     "raise in resume",
     "write in pause",
     "write in resume",
@@ -307,6 +309,8 @@ def tls_slow(world, how, version):
 @operation(1, versions, one_of(*INSIDE), one_of(*INSIDE), up_to(2), feature="tls", outside=True, rests=True, since=(3, 11))
 def tls_both_ends(world, version, inside, other, buffered):
     """A server and a client of the same loop."""
+    if inside == other == "write in data":
+        return  # they would answer each other for ever
     server, client = Secure(world, inside=inside, name="ts"), Secure(world, inside=other, name="tc")
     mine = [context("server", version), context("client", version)]
 
@@ -369,14 +373,15 @@ def tls_write(connection, transport, size, kind):
     expects(connection)
 
 
-@secure_step(1.5, one_of(16_383, 16_384, 16_385, 100_000, 100_000, MUCH))
-def tls_write_much(connection, transport, size):
+@secure_step(3, one_of(16_383, 16_384, 16_385, 100_000, MUCH), one_of(1, 25))
+def tls_write_much(connection, transport, size, times):
     """Several records, or more than goes out at once."""
     if connection.peer is not None and connection.peer.family == socket.AF_UNIX:
         connection.had_backlog = True
         connection.is_flow_known |= size == MUCH
-        transport.write(payload(connection.sent, size))
-        connection.sent += 1
+        for _ in range(1 if size == MUCH else times):
+            transport.write(payload(connection.sent, size))
+            connection.sent += 1
 
 
 @secure_step(3, up_to(6), one_of(0, 1, 10, 5000))
@@ -406,7 +411,7 @@ def tls_resume_reading(connection, transport):
     transport.resume_reading()
 
 
-@secure_step(0.7)
+@secure_step(1.2)
 def tls_close(connection, transport):
     connection.close()
 
