@@ -24,6 +24,7 @@ class Loop:
     module: str  # its new_event_loop() makes the loop, whose type is of that package
     patched_by: str | None = None  # its patch_loop() replaces the loop's methods
     environment: dict[str, str] = field(default_factory=dict)
+    tls: str | None = None  # the engine that it must have
 
     def load(self) -> None:
         """Raise ImportError or AttributeError if it is not there. Makes no loop: to free one changes malloc's state."""
@@ -42,11 +43,13 @@ class Loop:
         running = describe(loop)
         if running.partition(".")[0] != self.module or patch_of(loop) != self.patched_by:
             raise RuntimeError(f"asked for {self}, but {running} runs")
+        if self.tls and self.tls != engine_of(self.module):
+            raise RuntimeError(f"asked for the {self.tls} engine, but aioxide has the {engine_of(self.module)} one")
 
 
 #: Anything else is a module's name.
 CIRCUMSTANCES = {
-    "aioxide-fallback": Loop("aioxide", environment={"AIOXIDE_TLS": "fallback"}),
+    "aioxide-fallback": Loop("aioxide", environment={"AIOXIDE_TLS": "fallback"}, tls="fallback"),
     "aiofastnet": Loop("asyncio", patched_by="aiofastnet"),
     "aiofastnet-uvloop": Loop("uvloop", patched_by="aiofastnet"),
 }
@@ -54,6 +57,10 @@ CIRCUMSTANCES = {
 
 def named(name: str) -> Loop:
     return CIRCUMSTANCES.get(name) or Loop(name)
+
+
+def engine_of(module: str) -> str:
+    return str(importlib.import_module(module).build_info()["tls"])
 
 
 def patch_of(loop: asyncio.AbstractEventLoop) -> str | None:
@@ -68,4 +75,7 @@ def type_name(obj: object) -> str:
 
 def describe(loop: asyncio.AbstractEventLoop) -> str:
     patch = patch_of(loop)
-    return f"{type_name(loop)} patched by {patch}" if patch else type_name(loop)
+    name = type_name(loop)
+    if name.startswith("aioxide."):
+        name += f" with {engine_of('aioxide')} TLS"
+    return f"{name} patched by {patch}" if patch else name

@@ -43,7 +43,7 @@ text { font-family: system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Aria
 .base { stroke: #1f2328; stroke-width: 1.5; }
 .spread { stroke: #1f2328; stroke-opacity: .55; stroke-width: 1.5; }
 .cut { stroke: #ffffff; stroke-width: 3; fill: none; }
-.bar0 { fill: #dd4814; } .bar1 { fill: #9aa5b1; } .bar2 { fill: #4c8fd6; } .bar3 { fill: #6aa84f; } .bar4 { fill: #a06cc8; }
+.bar0 { fill: #dd4814; } .bar1 { fill: #9aa5b1; } .bar2 { fill: #4c8fd6; } .bar3 { fill: #6aa84f; } .bar4 { fill: #a06cc8; } .bar5 { fill: #c2a032; }
 @media (prefers-color-scheme: dark) {
 .card { fill: #0d1117; stroke: #30363d; }
 .title, .legend, .row { fill: #e6edf3; }
@@ -53,7 +53,7 @@ text { font-family: system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Aria
 .grid { stroke: #21262d; }
 .base, .spread { stroke: #e6edf3; }
 .cut { stroke: #0d1117; }
-.bar0 { fill: #f0622d; } .bar1 { fill: #6e7781; } .bar2 { fill: #4493f8; } .bar3 { fill: #57ab5a; } .bar4 { fill: #b083f0; }
+.bar0 { fill: #f0622d; } .bar1 { fill: #6e7781; } .bar2 { fill: #4493f8; } .bar3 { fill: #57ab5a; } .bar4 { fill: #b083f0; } .bar5 { fill: #d4b648; }
 }
 """
 
@@ -87,7 +87,7 @@ class Plot:
         self.baseline = REFERENCE if REFERENCE in names else names[0]
         # Ours on top and in its own colour, whoever else is there.
         others = [name for name in names if name not in (self.baseline, OURS)]
-        self.bars = [(name, f"bar{i % 4 + 1}") for i, name in enumerate(others)]
+        self.bars = [(name, f"bar{i % 5 + 1}") for i, name in enumerate(others)]
         if OURS in names and OURS != self.baseline:
             self.bars.insert(0, (OURS, "bar0"))
         self.axis = Axis(1.0)
@@ -123,14 +123,14 @@ class Plot:
         for name, css in self.bars:
             out.append(f'<rect class="{css}" x="{x}" y="94" width="14" height="14" rx="3"/>')
             out.append(text(x + 20, 106, "legend", name))
-            x += 20 + 8.2 * len(name) + 22
+            x += 20 + 7.6 * len(name) + 16
         out.append(line(x + 4, 93, x + 4, 109, "base"))
         out.append(text(x + 14, 106, "legend", f"{self.baseline} = 1"))
         return [
             *out,
             text(
                 WIDTH - MARGIN,
-                106,
+                40,
                 "sub",
                 f"median and quartiles of {self.run['rounds']} rounds",
                 "end",

@@ -100,7 +100,8 @@ def verdict(row: dict[str, Any], goal: Goal | None, loops: list[str], ours: str)
         if samples:
             text += ": " + judged(median(samples) < goal.below, min(samples) < goal.below, typical(row, OURS))
         parts.append(text)
-    ahead = [loop for loop in loops if (r := ratio(row, loop, ours)) and r.p75 < 1]
+    rivals = [loop for loop in loops if not loop.startswith(OURS)]  # our other engine is none
+    ahead = [loop for loop in rivals if (r := ratio(row, loop, ours)) and r.p75 < 1]
     if ahead and ours == OURS:
         parts.append("behind " + ", ".join(ahead))
     return "; ".join(parts) or "—"
@@ -109,13 +110,15 @@ def verdict(row: dict[str, Any], goal: Goal | None, loops: list[str], ours: str)
 def headline(run: dict[str, Any]) -> list[str]:
     facts = run["machine"]
     versions = ", ".join(
-        name if name == "asyncio" else f"{name} {loop['version']}" for name, loop in run["loops"].items()
+        name if name == "asyncio" else f"{name} {loop['version']}"
+        for name, loop in run["loops"].items()
+        if name.partition("-")[0] not in run["loops"].keys() - {name}  # the same package under other circumstances
     )
+    openssl = f"; {facts['openssl']}" if any(row["group"].startswith("tls") for row in run["rows"]) else ""
     gil = "" if facts.get("gil", True) else " free-threaded"
     return [
         f"{facts['implementation']} {facts['python']}{gil}; {versions}",
-        f"{facts['cpu']}, {facts['cores']} cores, {facts['system']} {facts['kernel']}, {facts['date']}",
-        *([facts["openssl"]] if any(row["group"].startswith("tls") for row in run["rows"]) else []),
+        f"{facts['cpu']}, {facts['cores']} cores, {facts['system']} {facts['kernel']}, {facts['date']}{openssl}",
     ]
 
 

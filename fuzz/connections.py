@@ -272,8 +272,12 @@ def peer_send(connection, transport, size):
 
 @transport_step(0.5, outside=True, rests=True)
 def peer_send_much(connection, transport):
-    """Several reads' worth, but never more than the kernel holds."""
-    if is_open(connection.peer) and connection.expected - connection.received < 50_000:
+    """Several reads' worth, but never more than the kernel holds. Of TCP nobody knows how much the first of them brings."""
+    peer = connection.peer
+    stops_at_first = connection.inside in ("pause in data", "close in data", "abort in data")
+    if not is_open(peer) or (stops_at_first and peer.family != socket.AF_UNIX):
+        return
+    if connection.expected - connection.received < 50_000:
         connection.expected += connection.peer.send(payload(connection.expected, 100_000))
         arrives(connection, lambda: connection.received >= connection.expected)
 

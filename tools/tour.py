@@ -19,6 +19,7 @@ import argparse
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,7 +85,7 @@ class Example:
             if need[0].isdigit():
                 if sys.version_info < tuple(map(int, need.split("."))):
                     return f"Python {need}"
-            elif importlib.util.find_spec(need) is None:
+            elif importlib.util.find_spec(need) is None and shutil.which(need) is None:
                 return need
         return None
 

@@ -71,10 +71,9 @@ class Tls(LoopPart):
             tells_made: bool,
             handshake_timeout: float,
             shutdown_timeout: float,
-            context: Context | None,
         ) -> _native.SSLTransport: ...
 
-    async def start_tls(  # type: ignore[override]
+    async def start_tls(
         self,
         transport: asyncio.WriteTransport,
         protocol: asyncio.BaseProtocol,
@@ -154,7 +153,6 @@ class Tls(LoopPart):
             server_hostname,
             ssl_handshake_timeout,
             ssl_shutdown_timeout,
-            context=context,
         )
         if context is None:
             self._make_socket_transport(rawsock, tls, extra=extra, server=server)
@@ -173,7 +171,6 @@ class Tls(LoopPart):
         shutdown_timeout: float | None,
         *,
         tells_made: bool = True,
-        context: Context | None = None,
     ) -> _native.SSLTransport:
         """Same as `SSLProtocol(...)`: ValueError for a timeout that is not positive, or a server without a context."""
         if ssl is None:
@@ -193,7 +190,6 @@ class Tls(LoopPart):
             tells_made,
             handshake_timeout,
             shutdown_timeout,
-            context,
         )
 
     async def _create_tls_transport(
@@ -231,6 +227,17 @@ class Tls(LoopPart):
             transport.close()
             raise
         return transport, protocol
+
+
+def flow_limits(high: float | None, low: float | None, default: float) -> tuple[float, float]:
+    """Both limits of flow control, of which one or none is given. ValueError unless high >= low >= 0."""
+    if high is None:
+        high = default if low is None else 4 * low
+    if low is None:
+        low = high // 4
+    if not high >= low >= 0:
+        raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+    return high, low
 
 
 def _positive(name: str, seconds: float | None, default: float) -> float:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 PREAMBLE = """
-import asyncio, concurrent.futures, multiprocessing, os, sys
+import asyncio, concurrent.futures, contextlib, multiprocessing, os, sys
 import aioxide
 
 # `python -c` has no file that a spawned child could import: this one is run as a file.
@@ -52,6 +52,7 @@ class Ticks:
     # The parent's own traffic, which must go on.
     count = 0
     async def __aenter__(self):
+        self.echoed = asyncio.get_running_loop().create_future()
         self.server = await asyncio.start_server(self.echo, "127.0.0.1", 0)
         self.streams = await asyncio.open_connection(*self.server.sockets[0].getsockname())
         self.task = asyncio.create_task(self.tick())
@@ -63,6 +64,9 @@ class Ticks:
         except ConnectionResetError:  # the ticks ended with an answer on its way
             pass
         writer.close()
+        with contextlib.suppress(ConnectionResetError):
+            await writer.wait_closed()
+        self.echoed.set_result(None)
     async def tick(self):
         reader, writer = self.streams
         while True:
@@ -77,6 +81,8 @@ class Ticks:
         self.streams[1].close()
         await self.streams[1].wait_closed()
         self.server.close()
+        # Else the end of the loop would come before that of the connection.
+        await self.echoed
 
 async def process(context):
     # Process, Queue: from within the running loop.

@@ -98,6 +98,7 @@ def test_asyncpg_sends_and_gets_large_values(run, pki, connect):
     run(main)
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 def test_asyncpg_copies(run, pki, connect, tmp_path):
     async def main():
         async with connect(pki.client()) as connection:

@@ -130,7 +130,9 @@ def set_anew_by_one_caller(protocol):
 async def datagram_reader(switch, set_anew):
     with unix_pair() as (here, there):
         switch.now("before")
-        transport, protocol = await endpoint(raising(DatagramRecorder, "datagram_received", switch, set_anew), sock=here)
+        transport, protocol = await endpoint(
+            raising(DatagramRecorder, "datagram_received", switch, set_anew), sock=here
+        )
         await settle()
         if sys.version_info >= (3, 11):
             set_anew_by_one_caller(protocol)

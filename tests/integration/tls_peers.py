@@ -27,8 +27,8 @@ from serving import Serving
 #: SSL_OP_ALLOW_CLIENT_RENEGOTIATION of OpenSSL 3, which the ssl module does not name.
 ALLOW_CLIENT_RENEGOTIATION = 1 << 8
 
-#: asyncio of Python 3.10 says so of transports whose peer has ended the connection.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed transport <asyncio.sslproto:ResourceWarning")
+#: A key that both ends know before.
+PSK = bytes(range(32))
 
 VERSIONS = {"tls1_2": ssl.TLSVersion.TLSv1_2, "tls1_3": ssl.TLSVersion.TLSv1_3}
 NAMES = {"tls1_2": "TLSv1.2", "tls1_3": "TLSv1.3"}
@@ -105,11 +105,10 @@ def _only(context, version):
 class Program:
     """A program driven by its pipes; killed at the end of the `with` block, should it still run."""
 
-    def __init__(self, *command, environment=None, input=subprocess.PIPE):
+    def __init__(self, *command, input=subprocess.PIPE, errors=subprocess.STDOUT):
         self.output = b""
         self._process = subprocess.Popen(
-            list(map(str, command)), stdin=input, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
-            env={**os.environ, **(environment or {})},
+            list(map(str, command)), stdin=input, stdout=subprocess.PIPE, stderr=errors, bufsize=0,
         )  # fmt: skip
 
     def __enter__(self):
@@ -264,6 +263,11 @@ def both_ways(sock, data, count):
 def content(size, seed=0):
     """Bytes that do not repeat, the same each time."""
     return random.Random(seed).randbytes(size)
+
+
+def digits(size):
+    """No letters: a line that begins with one may be a command."""
+    return bytes(ord("0") + byte % 10 for byte in content(size))
 
 
 def digest(data):

@@ -1,5 +1,7 @@
 """The benchmarks' command line, table and plot, from stored figures; each way to measure once, briefly. No figure is judged."""
 
+import asyncio
+import functools
 import json
 import subprocess
 import sys
@@ -12,10 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 sys.path.insert(0, str(ROOT))
 try:
-    from benches import report
+    from benches import certificate, loops, report, report_tls
     from benches.contender import Contender, Failed, LoadProcess
     from benches.row import GROUPS
     from benches.rows import ROWS
+    from benches.rows_tls import FLOORS, Floor
 finally:
     sys.path.remove(str(ROOT))
 
@@ -73,6 +76,8 @@ def test_list_shows_the_rows_that_match():
         "connection",
         "connection-rss",
         "task",
+        "tls-idle-1k",
+        "tls-idle-40k",
     ]
 
 
@@ -98,11 +103,7 @@ def test_a_file_that_is_no_run_is_refused(tmp_path):
 def test_the_tables_hold_medians_ratios_goals_and_reasons(stored):
     ran = benches("--table-only", stored, "--goals")
     assert ran.returncode == 0
-    cells = {
-        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
-        for line in ran.stdout.splitlines()
-        if line.startswith("| the")
-    }
+    cells = cells_of(ran.stdout)
     assert cells["the sleep0"] == [
         "1.00 µs",
         "90 ns",
@@ -113,6 +114,63 @@ def test_the_tables_hold_medians_ratios_goals_and_reasons(stored):
     ]
     assert cells["the connection"] == ["1000 B", "—", "500 B", "2.00 (2.00–2.00)", "—", "below 893 B: reached"]
     assert "- rloop, it has no such thing: the connection" in ran.stdout
+
+
+@pytest.fixture
+def stored_tls(stored):
+    """uvloop takes 20, of which 12 cannot be avoided; aioxide takes 13, and 13 again in the row whose floor is that of the first."""
+    run = json.loads(stored.read_text())
+    run["machine"]["openssl"] = "OpenSSL 3.0.1"
+    names = ("uvloop", "aiofastnet", "aiofastnet-uvloop", "aioxide-fallback", "aioxide")
+    run["loops"] = {name: {"version": "1.0", "loop": "Loop", "task": "Task"} for name in names}
+    samples = {name: [1000 * us] * 3 for name, us in zip(names, (20, 18, 15.6, 16, 13))}
+    run["rows"] = [row("one", "tls", "ns", samples), row("two", "tls", "ns", {**samples, "uvloop": [100_000] * 3})]
+    return run
+
+
+def cells_of(table):
+    return {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in table.splitlines()
+        if line.startswith("| the")
+    }
+
+
+def test_the_tls_table_counts_above_the_floor(stored_tls):
+    floors = {"one": Floor(0.6, "one"), "two": Floor(0.6, "one")}
+    better = ["aiofastnet-uvloop 15.6 µs", "1.20 (1.20–1.20)"]
+    assert cells_of(report_tls.table(stored_tls, floors)) == {
+        "the one": ["12.0 µs", "88% (88%–88%)", "8.00", *better, "1.25 (1.25–1.25)"],
+        "the two": ["12.0 µs", "99% (99%–99%)", "88.0", *better, "6.25 (6.25–6.25)"],
+    }
+
+
+def test_a_floor_of_another_openssl_is_none(stored_tls):
+    stored_tls["machine"]["openssl"] = "OpenSSL 3.6.5"
+    cells = cells_of(report_tls.table(stored_tls, {"one": Floor(0.6, "one")}))
+    assert cells["the one"][:3] == ["—", "—", "—"]
+
+
+def test_a_run_without_tls_has_no_such_table(stored):
+    assert report_tls.table(json.loads(stored.read_text()), FLOORS) == ""
+
+
+def test_every_floor_is_of_a_row():
+    assert {floor.row for floor in FLOORS.values()} | FLOORS.keys() <= BY_KEY.keys()
+
+
+def test_a_loop_that_is_not_what_its_name_says_is_refused():
+    loop = asyncio.new_event_loop()
+    try:
+        loops.named("asyncio").check(loop)
+        with pytest.raises(RuntimeError, match=r"^asked for .* runs$"):
+            loops.named("aiofastnet").check(loop)
+        loop.create_server = functools.partial(report.table)  # as if a package of this name had replaced it
+        with pytest.raises(RuntimeError, match="patched by benches runs"):
+            loops.named("asyncio").check(loop)
+        loops.Loop("asyncio", patched_by="benches").check(loop)
+    finally:
+        loop.close()
 
 
 def test_the_plot_is_drawn_by_groups(stored, tmp_path):
@@ -151,6 +209,27 @@ def test_a_row_yields_its_figures(contender, load, key):
     figures = contender.sample(BY_KEY[key], load, 0.02)
     assert set(figures) == set(BY_KEY[key].figures)
     assert min(figures.values()) > 0
+
+
+@pytest.mark.skipif(not certificate.folder(), reason="no openssl command that makes certificates")
+@pytest.mark.parametrize(
+    "key",
+    [
+        "tls-mapped-64",
+        "tls-echo-10k",
+        "tls-streams-1k",
+        "tls-writes-8",
+        "tls-accept",
+        "tls-connect",
+        "tls-start-tls",
+        "tls-aiohttp",
+        "tls-aiohttp-client",
+    ],
+)
+def test_a_tls_row_yields_its_figures(contender, load, key):
+    figures = contender.sample(BY_KEY[key], load, 0.02)
+    assert set(figures) == {""}
+    assert figures[""] > 0
 
 
 def test_a_loop_that_is_not_there_fails_with_its_reason():

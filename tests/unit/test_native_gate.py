@@ -23,7 +23,10 @@ import io
 import os
 import selectors
 import socket
+import ssl
+import subprocess
 import sys
+import tempfile
 
 import aioxide
 import pytest
@@ -135,6 +138,38 @@ async def echoes(loop, watch):
     echo, pinger = Echo(loop), Pinger(loop)
     server = await loop.create_server(lambda: echo, "127.0.0.1", 0)
     await loop.create_connection(lambda: pinger, *server.sockets[0].getsockname())
+    await echo.made
+    with watch:
+        pinger.ping()
+        assert await pinger.done == N * len(pinger.message)
+    pinger.transport.close()
+    assert [await pinger.lost, await echo.lost] == [None, None]
+    server.close()
+    await server.wait_closed()
+
+
+@functools.cache
+def tls_contexts():
+    """Of a server and of its client, with a certificate that is made for them."""
+    with tempfile.TemporaryDirectory() as folder:
+        key, certificate = os.path.join(folder, "key"), os.path.join(folder, "certificate")
+        command = (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+        )
+        names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
+        subprocess.run([*command.split(), *names], check=True, capture_output=True)
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(certificate, key)
+        return server, ssl.create_default_context(cafile=certificate)
+
+
+async def tls_echoes(loop, watch):
+    """The first ones with TLS."""
+    server_context, client_context = tls_contexts()
+    echo, pinger = Echo(loop), Pinger(loop)
+    server = await loop.create_server(lambda: echo, "127.0.0.1", 0, ssl=server_context)
+    address = server.sockets[0].getsockname()
+    await loop.create_connection(lambda: pinger, *address, ssl=client_context, server_hostname="localhost")
     await echo.made
     with watch:
         pinger.ping()
@@ -282,7 +317,7 @@ async def socket_calls(loop, watch):
         await echoing
 
 
-WORK = [echoes, pipe_echoes, stream_echoes, timers, task_switches, tasks_and_futures, socket_calls]
+WORK = [echoes, tls_echoes, pipe_echoes, stream_echoes, timers, task_switches, tasks_and_futures, socket_calls]
 each_work = pytest.mark.parametrize("work", WORK, ids=lambda work: work.__name__)
 
 

@@ -70,7 +70,7 @@ def test_examples_do_not_know_aioxide():
         assert "aioxide" not in path.read_text(encoding="utf-8"), path.name
 
 
-def test_requires_header_names_versions_and_modules(tmp_path):
+def test_requires_header_names_versions_modules_and_programs(tmp_path):
     def missing(header):
         path = tmp_path / "01_example.py"
         path.write_text(f'{header}\n"""An example."""\n')
@@ -78,6 +78,7 @@ def test_requires_header_names_versions_and_modules(tmp_path):
 
     assert missing('"""No header."""') is None
     assert missing("# requires: 3.10, asyncio") is None
+    assert missing("# requires: 3.10, sh") is None
     assert missing("# requires: 99.1") == "Python 99.1"
     assert missing("# requires: 3.10, no_such_module") == "no_such_module"
 

@@ -20,6 +20,22 @@ pub fn bytes_from(data: &[u8]) -> Res {
     unsafe { Ref::from_owned(c::PyBytes_FromStringAndSize(data.as_ptr().cast(), data.len() as isize)) }
 }
 
+/// Run a method of a C class that takes a buffer and keeps nothing of it, with a view of `bytes`.
+///
+/// # Safety
+/// `method` keeps no reference to its argument and no view of it.
+pub(super) unsafe fn call_with_view(o: &Obj, method: &Obj, bytes: &[u8]) -> Res {
+    // SAFETY: pointer and length of one live slice, only to be read; by the caller's promise nobody sees the view afterwards.
+    let view = unsafe {
+        Ref::from_owned(c::PyMemoryView_FromMemory(
+            bytes.as_ptr().cast_mut().cast(),
+            bytes.len() as isize,
+            c::PyBUF_READ,
+        ))?
+    };
+    o.call_method(method, [&*view])
+}
+
 /// The content of an exact `bytes` object, which never changes and refers to nothing: whoever keeps one has nothing to show to
 /// the collector. None for other types, subclasses of `bytes` among them: an instance of one may refer to anything.
 #[inline]

@@ -1,22 +1,32 @@
 //! The `SSL*` that a call of `wrap_bio` makes.
 //!
 //! `SSL_new` calls what is registered for the application data of its objects, on the calling thread, with the new object as
-//! `parent`. It is so since OpenSSL 1.1.1, and public. The function runs for each `SSL_new` of this libssl, whoever calls it,
-//! so it only takes down the pointer, in thread-local memory.
+//! `parent`; `SSL_free` does so before it frees one. It is so since OpenSSL 1.1.1, and public. Both run for each `SSL` of this
+//! libssl, whoever makes it, in any thread, so they do next to nothing.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::ffi::{c_int, c_long, c_void};
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::library::{Api, Ssl};
 
 /// `CRYPTO_EX_INDEX_SSL`
 const OF_SSL: c_int = 0;
 
+/// The last `SSL` that was made and is not freed; NULL if there is none.
+type Captured = Arc<AtomicPtr<Ssl>>;
+
 thread_local! {
-    static LAST: Cell<*mut Ssl> = const { Cell::new(ptr::null_mut()) };
+    /// Of the call that goes on in this thread.
+    static CURRENT: RefCell<Option<Captured>> = const { RefCell::new(None) };
 }
+
+/// All that go on, of all threads: an `SSL` may be freed by another thread than made it.
+static GOING_ON: Mutex<Vec<Captured>> = Mutex::new(Vec::new());
+/// How many; asked without the lock by each `SSL_free` of the process.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 unsafe extern "C" fn on_new(
     parent: *mut c_void,
@@ -27,22 +37,55 @@ unsafe extern "C" fn on_new(
     _argument: *mut c_void,
 ) {
     // A thread whose local memory is gone already makes no connections of ours.
-    let _ended = LAST.try_with(|last| last.set(parent));
+    let _ended = CURRENT.try_with(|current| {
+        if let Some(captured) = current.try_borrow().ok().as_ref().and_then(|current| current.as_ref()) {
+            captured.store(parent, Ordering::Release);
+        }
+    });
 }
 
-/// Have OpenSSL tell of each new `SSL`, from now on and for ever. False if it refuses.
+unsafe extern "C" fn on_free(
+    parent: *mut c_void,
+    _value: *mut c_void,
+    _data: *mut c_void,
+    _index: c_int,
+    _number: c_long,
+    _argument: *mut c_void,
+) {
+    if COUNT.load(Ordering::Acquire) == 0 {
+        return;
+    }
+    for captured in GOING_ON.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let _other = captured.compare_exchange(parent, ptr::null_mut(), Ordering::AcqRel, Ordering::Relaxed);
+    }
+}
+
+/// Have OpenSSL tell of each new and each freed `SSL`, from now on and for ever. False if it refuses.
 pub(super) fn register(api: &Api) -> bool {
     static INDEX: OnceLock<c_int> = OnceLock::new();
-    // SAFETY: a function that is never unloaded, no others, no argument.
+    // SAFETY: functions that are never unloaded, no argument.
     *INDEX.get_or_init(|| unsafe {
-        (api.CRYPTO_get_ex_new_index)(OF_SSL, 0, ptr::null_mut(), Some(on_new), ptr::null(), ptr::null())
+        (api.CRYPTO_get_ex_new_index)(OF_SSL, 0, ptr::null_mut(), Some(on_new), ptr::null(), Some(on_free))
     }) >= 0
 }
 
-/// What `make` returns, and the last `SSL*` that was made meanwhile by this thread.
+/// What `make` returns, and the last `SSL*` that was made meanwhile by this thread, if that is not freed.
 pub(super) fn during<T>(make: impl FnOnce() -> T) -> (T, Option<*mut Ssl>) {
-    let outer = LAST.with(|last| last.replace(ptr::null_mut()));
+    struct End(Captured, Option<Captured>);
+    impl Drop for End {
+        fn drop(&mut self) {
+            CURRENT.with(|current| *current.borrow_mut() = self.1.take());
+            GOING_ON.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !Arc::ptr_eq(other, &self.0));
+            COUNT.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+    let captured = Captured::default();
+    GOING_ON.lock().unwrap_or_else(PoisonError::into_inner).push(captured.clone());
+    COUNT.fetch_add(1, Ordering::AcqRel);
+    let outer = CURRENT.with(|current| current.borrow_mut().replace(captured.clone()));
+    let end = End(captured.clone(), outer);
     let made = make();
-    let found = LAST.with(|last| last.replace(outer));
+    let found = captured.load(Ordering::Acquire);
+    drop(end);
     (made, (!found.is_null()).then_some(found))
 }

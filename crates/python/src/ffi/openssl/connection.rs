@@ -81,9 +81,8 @@ pub fn wrap(make: impl FnOnce() -> Res, is_plain: impl FnOnce(&Obj) -> Res<bool>
     if raw.type_ptr() != SSL_SOCKET.get().as_ptr().cast() {
         return Ok((object, None));
     }
-    // SAFETY: OpenSSL has given this pointer as an `SSL*` during `make`. If it carries `raw` as its application data, it is the
-    // one that `raw` owns; a pointer whose object is gone already would need an `SSL` freed within `make`, by this thread,
-    // after the one of `raw` was made.
+    // SAFETY: OpenSSL has given this pointer as an `SSL*` during `make`, and has not said that it is freed. If it carries `raw` as
+    // its application data, it is the one that `raw` owns.
     let is_its_own = unsafe { (api.SSL_get_ex_data)(ssl, APP_DATA) } == raw.as_ptr().cast();
     if !is_its_own {
         return Ok((object, None));

@@ -45,7 +45,7 @@ macro_rules! api {
                 scope.check_pair(&libraries)?;
                 // SAFETY: the addresses of functions of these names in OpenSSL 1.1.1 or later, whose public signatures
                 // these are.
-                Ok(unsafe { Api { $($($name: std::mem::transmute::<*mut c_void, _>($name),)*)* } })
+                Ok(unsafe { Api { $($($name: std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($arg),*) $(-> $ret)?>($name),)*)* } })
             }
         }
     };
@@ -55,7 +55,8 @@ type Create = unsafe extern "C" fn(*mut Bio) -> c_int;
 type Read = unsafe extern "C" fn(*mut Bio, *mut c_char, c_int) -> c_int;
 type Write = unsafe extern "C" fn(*mut Bio, *const c_char, c_int) -> c_int;
 type Control = unsafe extern "C" fn(*mut Bio, c_int, c_long, *mut c_void) -> c_long;
-pub(super) type ExNew = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void, c_int, c_long, *mut c_void);
+/// `CRYPTO_EX_new` and `CRYPTO_EX_free`
+pub(super) type ExData = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void, c_int, c_long, *mut c_void);
 
 api! {
     "libssl" {
@@ -72,7 +73,7 @@ api! {
         SSL_get_shutdown: fn(*const Ssl) -> c_int;
     }
     "libcrypto" {
-        CRYPTO_get_ex_new_index: fn(c_int, c_long, *mut c_void, Option<ExNew>, *const c_void, *const c_void) -> c_int;
+        CRYPTO_get_ex_new_index: fn(c_int, c_long, *mut c_void, Option<ExData>, *const c_void, Option<ExData>) -> c_int;
         OpenSSL_version_num: fn() -> c_ulong;
         ERR_peek_error: fn() -> c_ulong;
         ERR_clear_error: fn();
@@ -202,7 +203,7 @@ pub fn is_available() -> Res<Result<(), &'static str>> {
         };
         let _late = USABLE.set(usable);
     }
-    Ok(USABLE.get().map_or(Ok(()), |usable| usable.as_ref().map(|()| ()).map_err(String::as_str)))
+    Ok(USABLE.get().map_or(Ok(()), |usable| usable.as_ref().copied().map_err(String::as_str)))
 }
 
 /// Does all of this work on a connection made for the purpose?

@@ -9,6 +9,7 @@
 //! | [`library`]    | find the functions, and prove that they are the right ones          |
 //! | [`capture`]    | learn the `SSL*` of an `SSLObject`: OpenSSL itself tells it          |
 //! | [`bio`]        | a BIO on buffers of ours                                             |
+//! | [`memory_bio`] | `_ssl`'s own buffers, for where none of this can be had                  |
 //! | [`connection`] | one connection: read, write, and what it takes to call them safely  |
 //!
 //! Invariants:
@@ -23,6 +24,8 @@ mod bio;
 mod capture;
 mod connection;
 mod library;
+mod memory_bio;
 
 pub use connection::{Connection, Flight, Moved, wrap};
 pub use library::is_available;
+pub use memory_bio::MemoryBio;

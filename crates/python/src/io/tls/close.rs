@@ -42,6 +42,8 @@ impl Inst<TlsTransport> {
 
     /// Same as `_start_shutdown`.
     pub(super) fn start_shutdown(&self) -> Res<()> {
+        // What was written before comes before.
+        self.base.flush_held()?;
         match self.step(|m| m.on_close()) {
             AtClose::Nothing => Ok(()),
             AtClose::Abort => {
@@ -79,7 +81,9 @@ impl Inst<TlsTransport> {
         match outcome {
             Ok(Some(true)) => {
                 self.control_writing()?;
-                self.tell_eof()?;
+                if cfg!(Py_3_11) {
+                    self.tell_eof()?;
+                }
                 self.on_shutdown_done(None)
             }
             Ok(_) => self.control_writing(),

@@ -6,7 +6,7 @@
 use super::{CLASS, Limits, READ_HIGH, TlsTransport, WRITE_HIGH, close};
 use crate::ffi::{
     Args, ClassBuilder, Inst, Obj, Raised, Ref, Res, bytes_of, dict, exc, false_, float_value, import_attr, int, none,
-    str_of, string, true_, tuple,
+    saturated_value, str_of, string, true_, tuple,
 };
 use crate::io::pieces::Piece;
 use crate::objects::names::imports;
@@ -96,7 +96,6 @@ fn get_protocol(this: &This) -> Res {
     Ok(this.base.protocol.object())
 }
 
-/// What the handshake has brought is asked of OpenSSL at the first look: a certificate takes longer to show than to check.
 fn get_extra_info(this: &This, args: Args) -> Res {
     let [key, default] = args.bind("get_extra_info", ["name", "default"], 2, 1)?;
     let (key, default) = (key.unwrap_or(none()), default.unwrap_or(none()));
@@ -107,28 +106,10 @@ fn get_extra_info(this: &This, args: Args) -> Res {
     if extra.contains(key)? {
         return extra.get_item(key);
     }
-    if let Some(found) = of_session(this, key)? {
-        extra.set_item(key, &found)?;
-        return Ok(found);
-    }
     match this.lower.get() {
         Some(lower) => lower.call_method(name!("get_extra_info"), [key, default]),
         None => Ok(default.to_ref()),
     }
-}
-
-fn of_session(this: &This, key: &Obj) -> Res<Option<Ref>> {
-    if !this.is_established.get() || !key.is_str() {
-        return Ok(None);
-    }
-    let object = this.session.object();
-    Ok(Some(match str_of(key)?.as_str() {
-        "ssl_object" => object,
-        "peercert" => object.call_method(name!("getpeercert"), [])?,
-        "cipher" => object.call_method(name!("cipher"), [])?,
-        "compression" => object.call_method(name!("compression"), [])?,
-        _ => return Ok(None),
-    }))
 }
 
 fn set_write_buffer_limits(this: &This, args: Args) -> Res {
@@ -173,22 +154,12 @@ fn get_read_buffer_size(this: &This) -> Res {
     int(this.session.unread() as i64)
 }
 
-/// Same as `add_flowcontrol_defaults`.
+/// Same as `add_flowcontrol_defaults`. The arithmetic is Python's: of whatever numbers it is given.
 fn limits(high: Option<&Obj>, low: Option<&Obj>, default: i64) -> Res<Limits> {
-    let number = |o: Option<&Obj>| -> Res<Option<i64>> {
-        match o.filter(|o| !o.is_none()) {
-            None => Ok(None),
-            Some(o) if o.is_long() => crate::ffi::saturated_value(o).map(Some),
-            Some(o) => Ok(Some(float_value(o)? as i64)),
-        }
-    };
-    let (given_high, given_low) = (number(high)?, number(low)?);
-    let high = given_high.or(given_low.map(|low| low.saturating_mul(4))).unwrap_or(default);
-    let low = given_low.unwrap_or(high.div_euclid(4));
-    if high >= low && low >= 0 {
-        return Ok(Limits { low, high });
-    }
-    Err(Raised::value_error(&format!("high ({high}) must be >= low ({low}) must be >= 0")))
+    let (high, low, default) = (high.unwrap_or(none()), low.unwrap_or(none()), int(default)?);
+    let [high, low] = import_attr("aioxide._tls", "flow_limits")?.call([high, low, &*default])?.unpack::<2>()?;
+    let number = |o: &Obj| if o.is_long() { saturated_value(o) } else { Ok(float_value(o)? as i64) };
+    Ok(Limits { low: number(&low)?, high: number(&high)? })
 }
 
 fn repr(this: &This) -> Res {
@@ -205,15 +176,18 @@ fn repr(this: &This) -> Res {
 
 // --- the protocol of the transport below ----------------------------------------------------------------------------
 
-fn connection_made(this: &This, lower: &Obj) -> Res {
+fn connection_made(this: &This, args: Args) -> Res {
+    let [lower] = args.exactly("connection_made", ["transport"])?;
     done(this.on_lower_made(lower))
 }
 
-fn connection_lost(this: &This, exception: &Obj) -> Res {
+fn connection_lost(this: &This, args: Args) -> Res {
+    let [exception] = args.exactly("connection_lost", ["exc"])?;
     done(this.on_lower_lost(exception))
 }
 
-fn data_received(this: &This, data: &Obj) -> Res {
+fn data_received(this: &This, args: Args) -> Res {
+    let [data] = args.exactly("data_received", ["data"])?;
     if let Some(bytes) = bytes_of(data) {
         return done(this.on_bytes(bytes));
     }
@@ -294,6 +268,10 @@ fn protocol_paused(this: &This) -> Res {
     this.lower.get_or_none().getattr(name!("_protocol_paused"))
 }
 
+fn reading_paused(this: &This) -> Res {
+    Ok(this.reading_is_paused.get().into())
+}
+
 fn is_closed(this: &This) -> Res {
     Ok(this.base.closing.get().into())
 }
@@ -357,18 +335,18 @@ fn upper_side(b: ClassBuilder<TlsTransport>) -> ClassBuilder<TlsTransport> {
 fn lower_side(b: ClassBuilder<TlsTransport>) -> ClassBuilder<TlsTransport> {
     b.method(
         c"connection_made",
-        onearg!(TlsTransport, connection_made),
-        c"connection_made($self, transport, /)\n--\n\nThe transport below is there: begin the handshake.",
+        keywords!(TlsTransport, connection_made),
+        c"connection_made($self, transport)\n--\n\nThe transport below is there: begin the handshake.",
     )
     .method(
         c"connection_lost",
-        onearg!(TlsTransport, connection_lost),
-        c"connection_lost($self, exc, /)\n--\n\nThe transport below is gone.",
+        keywords!(TlsTransport, connection_lost),
+        c"connection_lost($self, exc)\n--\n\nThe transport below is gone.",
     )
     .method(
         c"data_received",
-        onearg!(TlsTransport, data_received),
-        c"data_received($self, data, /)\n--\n\nRecords have come.",
+        keywords!(TlsTransport, data_received),
+        c"data_received($self, data)\n--\n\nRecords have come.",
     )
     .method(
         c"eof_received",
@@ -417,6 +395,7 @@ fn attributes(b: ClassBuilder<TlsTransport>) -> ClassBuilder<TlsTransport> {
     )
     .getset(c"_sslobj", getter!(TlsTransport, ssl_object), None, c"The ssl.SSLObject.")
     .getset(c"_loop", getter!(TlsTransport, event_loop), None, c"The loop; None once the connection is lost.")
+    .getset(c"_app_reading_paused", getter!(TlsTransport, reading_paused), None, c"Whether reading is paused.")
     .getset(c"_closed", getter!(TlsTransport, is_closed), None, c"Whether close() was called.")
     .getset(c"_conn_lost", getter!(TlsTransport, conn_lost), None, c"0 while connected.")
     .getset(c"_protocol_paused", getter!(TlsTransport, protocol_paused), None, c"Whether writing is paused.")

@@ -16,6 +16,10 @@ use crate::objects::report::Report;
 impl Inst<TlsTransport> {
     /// Same as `connection_made`: the stream below is there.
     pub(super) fn on_lower_made(&self, lower: &Obj) -> Res<()> {
+        if !self.base.event_loop.is_some() {
+            // Lost before it began: `start_tls` of a connection that was closing.
+            return Ok(());
+        }
         self.lower.put(lower.to_ref());
         if self.base.is_debug() {
             self.base.log_debug(self.obj(), "%r starts SSL handshake")?;
@@ -66,7 +70,9 @@ impl Inst<TlsTransport> {
             return self.on_handshake_failed(exception);
         }
         self.step(|m| m.wrap());
-        self.is_established.set(true);
+        if let Err(raised) = self.take_down_session() {
+            return if is_failure(&raised) { self.on_handshake_failed(raised.take()) } else { Err(raised) };
+        }
         self.session.look_for_message_callback()?;
         if self.base.is_debug() {
             let (format, took_ms) =
@@ -78,6 +84,15 @@ impl Inst<TlsTransport> {
         }
         self.wake_waiter(None)?;
         self.read(&[])
+    }
+
+    /// What `get_extra_info` tells of the handshake.
+    fn take_down_session(&self) -> Res<()> {
+        let (object, extra) = (self.session.object(), self.extra.get_or_none());
+        extra.set_item(name!("peercert"), &*object.call_method(name!("getpeercert"), [])?)?;
+        extra.set_item(name!("cipher"), &*object.call_method(name!("cipher"), [])?)?;
+        extra.set_item(name!("compression"), &*object.call_method(name!("compression"), [])?)?;
+        extra.set_item(name!("ssl_object"), &object)
     }
 
     fn on_handshake_failed(&self, exception: Ref) -> Res<()> {

@@ -23,6 +23,11 @@ const MOST_BYTES: usize = 256 * 1024;
 /// Plain text of one record.
 const RECORD_BYTES: usize = 16 * 1024;
 
+/// What asyncio says of an error while reading: since 3.11 the same of all.
+const FAILED: &str = "Fatal error on SSL protocol";
+const RECORD_FAILED: &str = if cfg!(Py_3_11) { FAILED } else { "SSL error in data received" };
+const PROTOCOL_FAILED: &str = if cfg!(Py_3_11) { FAILED } else { "application protocol failed to receive SSL data" };
+
 /// What OpenSSL has taken of what was received and not given yet.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Inside {
@@ -126,11 +131,11 @@ impl Inst<TlsTransport> {
             return self.session.keep(input);
         }
         let outcome = match self.reading_is_paused.get() {
-            true => self.session.keep(input),
+            true => self.session.keep(input).and_then(|()| self.send_put_back()),
             false => self.read_for_protocol(input).and_then(|()| self.write_backlog()),
         };
         match outcome.and_then(|()| self.control_lower_reading()) {
-            Err(raised) if is_failure(&raised) => self.fail(&raised.take(), "Fatal error on SSL protocol"),
+            Err(raised) if is_failure(&raised) => self.fail(&raised.take(), FAILED),
             outcome => outcome,
         }
     }
@@ -157,8 +162,9 @@ impl Inst<TlsTransport> {
             come => come + RECORD_BYTES,
         };
         let mut writer = BytesWriter::with_capacity(most.min(MOST_BYTES))?;
-        let round = self.exchange_and_send(input, |exchange| Round::read(exchange, writer.room()))?;
+        let round = self.exchange(input, |exchange| Round::read(exchange, writer.room()))?;
         self.note(&round);
+        self.refuse_writes_after(&round);
         let delivered = match round.count {
             0 => Ok(()),
             count => writer.finish(count).and_then(|data| self.base.protocol.data_received(&data)),
@@ -176,8 +182,9 @@ impl Inst<TlsTransport> {
         let (round, is_full) = match WriteBuffer::new(&buffer) {
             Ok(mut view) if view.len() != 0 => {
                 let size = view.len();
-                let round = self.exchange_and_send(input, |exchange| Round::read(exchange, view.room()))?;
+                let round = self.exchange(input, |exchange| Round::read(exchange, view.room()))?;
                 self.note(&round);
+                self.refuse_writes_after(&round);
                 let is_full = round.count == size;
                 (round, is_full)
             }
@@ -202,10 +209,16 @@ impl Inst<TlsTransport> {
         self.after(delivered, round)
     }
 
-    /// Run one exchange; what OpenSSL answers by itself (a key update, an alert) is sent at once.
-    fn exchange_and_send(&self, input: &[u8], f: impl FnOnce(&Exchange<'_>) -> Res<Round>) -> Res<Round> {
+    /// Run one exchange. What OpenSSL answers by itself (a key update, session tickets) goes with what the program answers, or right
+    /// after it.
+    fn exchange(&self, input: &[u8], f: impl FnOnce(&Exchange<'_>) -> Res<Round>) -> Res<Round> {
         self.with_output(|output| match self.session.exchange(input, output, f) {
-            Ok(round) => self.send(output).map(|()| round.unwrap_or_default()),
+            Ok(round) => {
+                if !output.is_empty() {
+                    self.session.put_back(output);
+                }
+                Ok(round.unwrap_or_default())
+            }
             Err(raised) => finally(Err(raised), || self.send(output)).map(|()| Round::default()),
         })
     }
@@ -219,11 +232,23 @@ impl Inst<TlsTransport> {
         });
     }
 
+    /// OpenSSL takes nothing more after an error: what the program writes, when it gets what came before, is in vain.
+    fn refuse_writes_after(&self, round: &Round) {
+        if round.failure.is_some() {
+            self.step(|m| m.end());
+        }
+    }
+
     /// The plain text is delivered: now the end, or the error, that came after it.
     fn after(&self, delivered: Res<()>, round: Round) -> Res<()> {
-        delivered?;
+        match delivered {
+            Err(raised) if is_failure(&raised) => return self.fail(&raised.take(), PROTOCOL_FAILED),
+            delivered => delivered?,
+        }
         if let Some(exception) = round.failure {
-            return Err(Raised::raise(exception));
+            // The alert that says what was wrong.
+            self.send_put_back()?;
+            return self.fail(&exception, RECORD_FAILED);
         }
         if round.closed {
             if cfg!(Py_3_11) {
@@ -275,7 +300,8 @@ impl Inst<TlsTransport> {
         if !cfg!(Py_3_11) {
             return self.lower.get_or_none().call_method(name!("resume_reading"), []).map(drop);
         }
-        if self.reading_is_paused.replace(false) { self.call_soon(name!("_resume")) } else { Ok(()) }
+        let is_lost = !self.base.event_loop.is_some();
+        if !self.reading_is_paused.replace(false) || is_lost { Ok(()) } else { self.call_soon(name!("_resume")) }
     }
 
     /// The turn after `resume_reading`.

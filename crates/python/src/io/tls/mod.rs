@@ -65,8 +65,6 @@ pub struct TlsTransport {
     extra: Slot,
     handshake: Timeout,
     shutdown: Timeout,
-    /// The handshake is done, so there is something to tell of it.
-    is_established: Cell<bool>,
     /// Closed twice: nothing is asked of it any more, so it keeps nothing alive once it has ended.
     is_let_go: Cell<bool>,
     /// When the handshake began, in debug mode.
@@ -162,8 +160,6 @@ pub struct Wanted<'a> {
     /// In seconds.
     pub handshake_timeout: &'a Obj,
     pub shutdown_timeout: &'a Obj,
-    /// What its callbacks run in (3.15+).
-    pub callback_context: Option<&'a Obj>,
 }
 
 /// Same as `SSLProtocol(loop, ...)`: the protocol for a transport below, and the transport for the program's protocol.
@@ -175,7 +171,7 @@ pub fn make(event_loop: &Obj, wanted: &Wanted<'_>) -> Res<Owned<TlsTransport>> {
     let extra = dict()?;
     extra.set_item(name!("sslcontext"), wanted.context)?;
     let me = Owned::new(TlsTransport {
-        base: Base::new(event_loop, wanted.callback_context),
+        base: Base::new(event_loop, None),
         lower: Slot::empty(),
         session,
         inside: Cell::new(inbound::Inside::Nothing),
@@ -185,7 +181,6 @@ pub fn make(event_loop: &Obj, wanted: &Wanted<'_>) -> Res<Owned<TlsTransport>> {
         extra: Slot::of(extra),
         handshake: Timeout::new(wanted.handshake_timeout),
         shutdown: Timeout::new(wanted.shutdown_timeout),
-        is_established: Cell::new(false),
         is_let_go: Cell::new(false),
         began_s: Cell::new(0.0),
         reading_is_paused: Cell::new(false),

@@ -27,7 +27,10 @@ const RECORD_BYTES: usize = 16 * 1024;
 /// What is encrypted before it is sent.
 const CHUNK_BYTES: usize = 128 * 1024;
 
-const FAILED: &str = "Fatal error on SSL protocol";
+const FAILED: &str = match cfg!(Py_3_11) {
+    true => "Fatal error on SSL protocol",
+    false => "Fatal error on SSL transport",
+};
 
 impl Gathers for Inst<TlsTransport> {
     fn base(&self) -> &Base {
@@ -106,7 +109,7 @@ impl Inst<TlsTransport> {
         if self.is_held_up() {
             return self.queue(bytes, kept.map(|_| data));
         }
-        match self.encrypt(bytes) {
+        match self.encrypt(bytes, kept.map(|_| data)) {
             Err(raised) => self.write_failed(raised),
             Ok(()) => Ok(()),
         }
@@ -119,10 +122,7 @@ impl Inst<TlsTransport> {
 
     /// For later: the handshake is going on, or the peer has to speak first.
     fn queue(&self, bytes: &[u8], whole: Option<&Obj>) -> Res<()> {
-        let piece = match whole {
-            Some(data) => Piece(data.to_ref()),
-            None => Piece(bytes_from(bytes)?),
-        };
+        let piece = to_piece(bytes, whole)?;
         self.backlog.borrow_mut().push(piece);
         if self.machine.get().phase() != Phase::Wrapped {
             return Ok(());
@@ -133,22 +133,23 @@ impl Inst<TlsTransport> {
         }
     }
 
-    /// Encrypt and send.
+    /// Encrypt and send; `whole` is the `bytes` object that they are all of, if there is one.
     #[inline]
-    fn encrypt(&self, bytes: &[u8]) -> Res<()> {
-        for chunk in bytes.chunks(CHUNK_BYTES) {
-            let progress = self.exchange_records(|exchange| exchange.write(chunk))?;
-            match progress {
-                Some(Progress::Bytes(count)) if count >= chunk.len() => {}
-                progress => {
-                    let done = match progress {
-                        Some(Progress::Bytes(count)) => count,
-                        _ => 0,
-                    };
-                    let at = chunk.as_ptr() as usize - bytes.as_ptr() as usize + done;
-                    let piece = Piece(bytes_from(&bytes[at..])?);
+    fn encrypt(&self, bytes: &[u8], whole: Option<&Obj>) -> Res<()> {
+        if bytes.len() > CHUNK_BYTES {
+            // Piece by piece, and sending one may run code that writes: from the queue.
+            let piece = to_piece(bytes, whole)?;
+            self.backlog.borrow_mut().push(piece);
+            return self.write_backlog();
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.exchange_records(|exchange| exchange.write(&bytes[done..], whole.filter(|_| done == 0)))? {
+                Some(Progress::Bytes(count)) if count != 0 => done += count,
+                _ => {
+                    let piece = Piece(bytes_from(&bytes[done..])?);
                     self.backlog.borrow_mut().push(piece);
-                    return self.control_writing();
+                    break;
                 }
             }
         }
@@ -181,7 +182,12 @@ impl Inst<TlsTransport> {
                 Some([]) => {}
                 Some(_) => pieces.push(Piece(line)),
                 None => {
-                    let copy = ReadBuffer::new(&line).and_then(|view| bytes_from(view.as_slice()))?;
+                    line.len()?;
+                    let copy = match ReadBuffer::new(&line).and_then(|view| bytes_from(view.as_slice())) {
+                        Ok(copy) => copy,
+                        // As asyncio has it: what cannot be encrypted ends the connection.
+                        Err(raised) => return self.write_failed(raised),
+                    };
                     if !bytes_of(&copy).unwrap_or_default().is_empty() {
                         pieces.push(Piece(copy));
                     }
@@ -212,14 +218,17 @@ impl Inst<TlsTransport> {
             let Some(bytes) = self.next_of_backlog() else {
                 break;
             };
-            let bytes = bytes.as_bytes();
-            let progress = self.exchange_records(|exchange| exchange.write(bytes))?;
-            match progress {
-                Some(Progress::Bytes(count)) if count != 0 => {
+            // Sending may run code that writes: what is encrypted is off the queue before.
+            let count = self.exchange_records(|exchange| match exchange.write(bytes.as_bytes(), None)? {
+                Progress::Bytes(count) => {
                     let done = self.backlog.borrow_mut().advance(count);
                     drop(done);
+                    Ok(count)
                 }
-                _ => break,
+                _ => Ok(0),
+            })?;
+            if count.unwrap_or(0) == 0 {
+                break;
             }
         }
         self.send_put_back()?;
@@ -259,7 +268,7 @@ impl Inst<TlsTransport> {
 
     /// Give these records to the transport below, or keep them as long as that is paused.
     #[inline]
-    pub(super) fn send(&self, records: &mut Vec<u8>) -> Res<()> {
+    pub(super) fn send(&self, records: &[u8]) -> Res<()> {
         if records.is_empty() {
             return Ok(());
         }
@@ -289,7 +298,7 @@ impl Inst<TlsTransport> {
             }
             let encrypt = || match self.is_held_up() {
                 true => self.queue(bytes, None),
-                false => self.encrypt(bytes).or_else(|raised| self.write_failed(raised)),
+                false => self.encrypt(bytes, None).or_else(|raised| self.write_failed(raised)),
             };
             match context {
                 Some(context) => Context::run(&context, encrypt),
@@ -354,6 +363,10 @@ impl Inst<TlsTransport> {
         self.send_put_back()?;
         self.control_writing()
     }
+}
+
+fn to_piece(bytes: &[u8], whole: Option<&Obj>) -> Res<Piece> {
+    whole.map_or_else(|| bytes_from(bytes), |whole| Ok(whole.to_ref())).map(Piece)
 }
 
 /// Bytes to be encrypted next.

@@ -18,7 +18,7 @@ use std::mem::MaybeUninit;
 use aioxide_core::tls::Records;
 
 use crate::ffi::cell::{Cell, RefCell};
-use crate::ffi::openssl::{self, Connection, Flight, Moved};
+use crate::ffi::openssl::{self, Connection, Flight, MemoryBio, Moved};
 use crate::ffi::{
     Obj, Once, Raised, Ref, Res, Slot, Visit, bytes_from, bytes_of, exc, import_attr, index_value, int, tuple,
 };
@@ -32,7 +32,6 @@ const RECORD_BYTES: usize = 16 * 1024;
 
 /// What Python's `ssl` module gives.
 struct Ssl {
-    memory_bio: Ref,
     object_class: Ref,
     /// "Not now": `SSLAgainErrors` of `asyncio.sslproto`.
     again: Ref,
@@ -51,7 +50,6 @@ fn ssl() -> Res<&'static Ssl> {
             false => tuple([&*want_read, &*syscall, &*of("SSLWantWriteError")?])?,
         };
         SSL.set(Ssl {
-            memory_bio: of("MemoryBIO")?,
             object_class: of("SSLObject")?,
             again,
             error: of("SSLError")?,
@@ -129,9 +127,11 @@ enum Channel {
 struct Memory {
     /// Whose methods are called: `_ssl`'s object, or the `SSLObject` of a program's own class.
     methods: Slot,
-    incoming: Slot,
-    outgoing: Slot,
+    incoming: MemoryBio,
+    outgoing: MemoryBio,
     records: Cell<Records>,
+    /// The last read has filled its room: there may be more of the same record, which OpenSSL has.
+    was_filled: Cell<bool>,
     /// What could not be sent.
     unsent: RefCell<Vec<u8>>,
     is_busy: Cell<bool>,
@@ -144,9 +144,9 @@ impl Session {
     /// What that raises: ValueError for a host name that is none, most of all.
     pub fn new(context: &Obj, server_side: &Obj, server_hostname: &Obj) -> Res<Session> {
         let ssl = ssl()?;
-        let (incoming, outgoing) = (ssl.memory_bio.call0()?, ssl.memory_bio.call0()?);
+        let (incoming, outgoing) = (MemoryBio::new()?, MemoryBio::new()?);
         let wrap = || {
-            let arguments = [&*incoming, &*outgoing, server_side, server_hostname];
+            let arguments = [&*incoming.object(), &*outgoing.object(), server_side, server_hostname];
             context.getattr(name!("wrap_bio"))?.call_kw(&arguments, kwnames!("server_side", "server_hostname"))
         };
         let (object, connection) = if is_refused() {
@@ -164,9 +164,10 @@ impl Session {
                 };
                 Channel::Fallback(Memory {
                     methods: Slot::of(methods),
-                    incoming: Slot::of(incoming),
-                    outgoing: Slot::of(outgoing),
+                    incoming,
+                    outgoing,
                     records: Cell::new(Records::new()),
+                    was_filled: Cell::new(false),
                     unsent: RefCell::new(Vec::new()),
                     is_busy: Cell::new(false),
                 })
@@ -181,7 +182,7 @@ impl Session {
         visit.slot(&self.object);
         match &self.channel {
             Channel::Direct(connection) => connection.traverse(visit),
-            Channel::Fallback(memory) => memory.slots().into_iter().for_each(|slot| visit.slot(slot)),
+            Channel::Fallback(memory) => memory.traverse(visit),
         }
     }
 
@@ -206,7 +207,7 @@ impl Session {
     pub fn end(&self) {
         match &self.channel {
             Channel::Direct(connection) => connection.detach(),
-            Channel::Fallback(memory) => memory.slots().into_iter().for_each(Slot::clear),
+            Channel::Fallback(memory) => memory.clear(),
         }
     }
 
@@ -219,7 +220,7 @@ impl Session {
     pub fn unread(&self) -> usize {
         match &self.channel {
             Channel::Direct(connection) => connection.unread(),
-            Channel::Fallback(memory) => pending(&memory.incoming),
+            Channel::Fallback(memory) => memory.incoming.pending(),
         }
     }
 
@@ -227,7 +228,7 @@ impl Session {
     pub fn unsent(&self) -> usize {
         match &self.channel {
             Channel::Direct(connection) => connection.unsent(),
-            Channel::Fallback(memory) => memory.unsent.borrow().len() + pending(&memory.outgoing),
+            Channel::Fallback(memory) => memory.unsent.borrow().len() + memory.outgoing.pending(),
         }
     }
 
@@ -281,12 +282,9 @@ impl Session {
     }
 }
 
-/// `bio.pending`
-fn pending(bio: &Slot) -> usize {
-    let Some(bio) = bio.get() else {
-        return 0;
-    };
-    match bio.getattr(name!("pending")).and_then(|count| index_value(&count)) {
+/// `sslobj.pending()`: plain text that OpenSSL has decrypted and not given.
+fn held_back(methods: &Obj) -> usize {
+    match methods.call_method(name!("pending"), []).and_then(|count| index_value(&count)) {
         Ok(count) => usize::try_from(count).unwrap_or(0),
         Err(raised) => {
             raised.forget();
@@ -296,15 +294,23 @@ fn pending(bio: &Slot) -> usize {
 }
 
 impl Memory {
-    fn slots(&self) -> [&Slot; 3] {
-        [&self.methods, &self.incoming, &self.outgoing]
+    fn traverse(&self, visit: &Visit) {
+        visit.slot(&self.methods);
+        self.incoming.traverse(visit);
+        self.outgoing.traverse(visit);
+    }
+
+    fn clear(&self) {
+        self.methods.clear();
+        self.incoming.clear();
+        self.outgoing.clear();
     }
 
     fn feed(&self, bytes: &[u8]) -> Res<()> {
-        let Some(incoming) = self.incoming.get().filter(|_| !bytes.is_empty()) else {
+        if bytes.is_empty() {
             return Ok(());
-        };
-        incoming.call_method(name!("write"), [&*bytes_from(bytes)?])?;
+        }
+        self.incoming.write(bytes)?;
         let mut records = self.records.get();
         records.feed(bytes);
         self.records.set(records);
@@ -322,15 +328,7 @@ impl Memory {
         output.append(&mut self.unsent.borrow_mut());
         let outcome = f(&methods);
         self.is_busy.set(false);
-        Raised::aside(|| {
-            if pending(&self.outgoing) == 0 {
-                return;
-            }
-            match self.outgoing.get_or_none().call_method(name!("read"), []) {
-                Ok(records) => output.extend_from_slice(bytes_of(&records).unwrap_or_default()),
-                Err(raised) => raised.forget(),
-            }
-        });
+        Raised::aside(|| self.outgoing.drain(output));
         Ok(Some(outcome))
     }
 }
@@ -372,7 +370,10 @@ impl Exchange<'_> {
     pub fn has_more(&self) -> bool {
         match &self.how {
             How::Direct { flight, .. } => flight.unread() != 0,
-            How::Methods { memory, .. } => pending(&memory.incoming) > memory.records.get().unfinished(),
+            How::Methods { memory, methods } => {
+                (memory.was_filled.get() && held_back(methods) != 0)
+                    || memory.incoming.pending() > memory.records.get().unfinished()
+            }
         }
     }
 
@@ -388,21 +389,25 @@ impl Exchange<'_> {
                 Moved::Failed => read_by_method(flight.raw(), &mut room[..1]),
             },
             How::Direct { flight, .. } => read_by_method(flight.raw(), room),
-            How::Methods { methods, .. } => read_by_method(methods, room),
+            How::Methods { memory, methods } => {
+                let progress = read_by_method(methods, room)?;
+                memory.was_filled.set(progress == Progress::Bytes(room.len().min(RECORD_BYTES)));
+                Ok(progress)
+            }
         }
     }
 
-    /// Same as `write`: all of `bytes`, or nothing.
+    /// Same as `write`: all of `bytes`, or nothing. `whole` is the object that they are all of, if there is one.
     #[inline]
-    pub fn write(&self, bytes: &[u8]) -> Res<Progress> {
+    pub fn write(&self, bytes: &[u8], whole: Option<&Obj>) -> Res<Progress> {
         match &self.how {
             How::Direct { flight, by_methods: false } => match flight.write(bytes) {
                 Moved::Bytes(count) => Ok(Progress::Bytes(count)),
                 Moved::Later => Ok(Progress::Later),
-                Moved::Closed | Moved::Failed => write_by_method(flight.raw(), bytes),
+                Moved::Closed | Moved::Failed => write_by_method(flight.raw(), bytes, whole),
             },
-            How::Direct { flight, .. } => write_by_method(flight.raw(), bytes),
-            How::Methods { methods, .. } => write_by_method(methods, bytes),
+            How::Direct { flight, .. } => write_by_method(flight.raw(), bytes, whole),
+            How::Methods { methods, .. } => write_by_method(methods, bytes, whole),
         }
     }
 }
@@ -424,8 +429,9 @@ fn read_by_method(methods: &Obj, room: &mut [MaybeUninit<u8>]) -> Res<Progress> 
     Ok(Progress::Bytes(bytes.len()))
 }
 
-fn write_by_method(methods: &Obj, bytes: &[u8]) -> Res<Progress> {
-    match unless_again(methods.call_method(name!("write"), [&*bytes_from(bytes)?]))? {
+fn write_by_method(methods: &Obj, bytes: &[u8], whole: Option<&Obj>) -> Res<Progress> {
+    let data = whole.map_or_else(|| bytes_from(bytes), |whole| Ok(whole.to_ref()))?;
+    match unless_again(methods.call_method(name!("write"), [&*data]))? {
         Some(count) => Ok(Progress::Bytes(usize::try_from(index_value(&count)?).unwrap_or(0))),
         None => Ok(Progress::Later),
     }

@@ -129,14 +129,21 @@ impl Inst<SocketTransport> {
                 Ok(done) => done,
                 Err(raised) => return self.fatal_error(raised, SEND_FAILED),
             };
-            self.start_writing()?;
         }
         let piece = match kept {
             Some(_) => Piece(data.to_ref()),
             None => Piece(bytes_from(&bytes[std::mem::take(&mut done)..])?),
         };
         drop(view);
+        self.queue_and_watch(piece, done)
+    }
+
+    /// Queue what a send has left over. It is queued first: what follows may run code that writes here, after it.
+    fn queue_and_watch(&self, piece: Piece, done: usize) -> Res<()> {
         queue_rest(&self.queue, piece, done);
+        if !self.writing.get() {
+            self.start_writing()?;
+        }
         self.maybe_pause_protocol()
     }
 
@@ -153,10 +160,8 @@ impl Inst<SocketTransport> {
                 Ok(done) => done,
                 Err(e) => return self.fatal_error(Raised::os(&e), SEND_FAILED),
             };
-            self.start_writing()?;
         }
-        queue_rest(&self.queue, Piece(bytes_from(&bytes[done..])?), 0);
-        self.maybe_pause_protocol()
+        self.queue_and_watch(Piece(bytes_from(&bytes[done..])?), 0)
     }
 
     /// Same as `writelines`: joined and written up to 3.11, one `sendmsg` of everything queued from 3.12.

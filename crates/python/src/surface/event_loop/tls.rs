@@ -15,11 +15,9 @@ pub fn make(this: &Inst<EventLoop>, args: Args) -> Res {
         "tells_made",
         "handshake_timeout",
         "shutdown_timeout",
-        "context",
     ];
     let given = args.exactly("_make_tls", names)?;
-    let [protocol, context, waiter, server_side, server_hostname, tells_made, handshake, shutdown, callback_context] =
-        given;
+    let [protocol, context, waiter, server_side, server_hostname, tells_made, handshake, shutdown] = given;
     let wanted = Wanted {
         protocol,
         context,
@@ -29,7 +27,6 @@ pub fn make(this: &Inst<EventLoop>, args: Args) -> Res {
         tells_made: tells_made.is_true()?,
         handshake_timeout: handshake,
         shutdown_timeout: shutdown,
-        callback_context: Some(callback_context).filter(|o| !o.is_none()),
     };
     tls::make(this.obj(), &wanted).map(Owned::into_ref)
 }

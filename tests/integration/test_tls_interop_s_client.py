@@ -1,28 +1,25 @@
-"""TLS with `openssl s_client` and `openssl s_server` at the other end, driven by their commands."""
+"""A server with `openssl s_client` at the other end, driven by its commands."""
 
 import asyncio
 import re
 import ssl
+import subprocess
+import sys
 
 import pytest
 from peers import Recorder
 from tls_peers import (
     ALLOW_CLIENT_RENEGOTIATION,
-    NAMES,
+    PSK,
     VERSIONS,
     Upper,
     aside,
     content,
     digest,
+    digits,
     s_client,
-    s_server,
     serving,
 )
-
-
-def digits(size):
-    """No letters: a line that begins with one may be a command."""
-    return bytes(ord("0") + byte % 10 for byte in content(size))
 
 
 def said(client, text):
@@ -31,9 +28,7 @@ def said(client, text):
     client.read_until(text.upper() + b"\n")
 
 
-# --- s_client against a server --------------------------------------------------------------------
-
-
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_s_client_talks_and_goes(run, pki, version):
     def dialogue(port):
@@ -361,6 +356,40 @@ def test_s_client_may_renegotiate(run, pki):
     run(main)
 
 
+@pytest.mark.parametrize("command", ["k", "K"])
+def test_s_client_updates_its_keys_while_it_downloads(run, pki, command):
+    data = digits(3_000_000)
+
+    def dialogue(port):
+        with s_client(pki, port, "-tls1_3", errors=subprocess.DEVNULL) as client:
+            client.send(b"go\n")
+            client.read_until(b"begin")
+            received = b""
+            for _ in range(10):
+                received += client.read_until(b"part")
+                client.send(f"{command}\n".encode())
+            return received + client.read_until(b"end")
+
+    async def main():
+        async with serving(Recorder, pki.server()) as server:
+            peer = asyncio.ensure_future(aside(dialogue, server.port))
+            protocol = await server.arrived()
+            await protocol.until_received(3)
+            protocol.transport.write(b"begin")
+            size = len(data) // 10
+            for start in range(0, len(data), size):
+                for at in range(start, start + size, 5_000):
+                    protocol.transport.write(data[at : min(at + 5_000, start + size)])
+                protocol.transport.write(b"part")
+                await asyncio.sleep(0)
+            protocol.transport.write(b"end")
+            assert digest(await peer) == digest(data)
+            await protocol.lost  # it goes without having read our last change of keys: perhaps by a reset
+        assert bytes(protocol.received) == b"go\n"
+
+    run(main)
+
+
 def test_s_client_may_not_renegotiate(run, pki):
     """OpenSSL 3 refuses it by itself."""
 
@@ -378,6 +407,60 @@ def test_s_client_may_not_renegotiate(run, pki):
             lost = await protocol.lost
         assert type(lost) is ssl.SSLError and "HANDSHAKE_FAILURE" in lost.reason
         assert bytes(protocol.received) == b"before\n"
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_and_the_server_log_the_same_keys(run, pki, version, tmp_path):
+    context = pki.server(version)
+    context.keylog_filename = str(tmp_path / "server")
+
+    def dialogue(port):
+        with s_client(pki, port, "-keylogfile", tmp_path / "client") as client:
+            said(client, b"hello")
+            client.end_input()
+            assert client.finish()[1] == 0
+
+    async def main():
+        async with serving(Upper, context) as server:
+            await aside(dialogue, server.port)
+            await (await server.arrived()).lost
+
+    def secrets(name):
+        lines = (tmp_path / name).read_text().splitlines()
+        return {line for line in lines if line and not line.startswith("#")}
+
+    run(main)
+    context.keylog_filename = None  # closes the file
+    assert secrets("server") == secrets("client") != set()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="pre-shared keys came with 3.13")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_has_a_key_shared_before(run, pki, version):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # without a certificate
+    context.minimum_version = context.maximum_version = VERSIONS[version]
+    context.set_ciphers("PSK")
+    identities = []
+
+    def key_of(identity):
+        identities.append(identity)
+        return PSK
+
+    context.set_psk_server_callback(key_of, "a hint")
+
+    def dialogue(port):
+        with s_client(pki, port, "-psk", PSK.hex(), "-psk_identity", "anna", "-cipher", "PSK") as client:
+            said(client, b"hello")
+
+    async def main():
+        async with serving(Upper, context) as server:
+            await aside(dialogue, server.port)
+            protocol = await server.arrived()
+            assert protocol.transport.get_extra_info("peercert") is None
+            assert await protocol.lost is None
+        assert set(identities) == {"anna"}
 
     run(main)
 
@@ -409,6 +492,7 @@ class ToySmtp(Recorder):
         self.transport = await self.loop.start_tls(self.transport, self, self.context, server_side=True)
 
 
+@pytest.mark.usefixtures("sslproto_of_3_11")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_s_client_starts_tls_by_smtp(run, pki, version):
     def dialogue(port):
@@ -427,236 +511,5 @@ def test_s_client_starts_tls_by_smtp(run, pki, version):
             assert await protocol.lost is None
             assert protocol.transport.get_extra_info("ssl_object") is not None
         assert protocol.calls == ["made", "eof", "lost"]
-
-    run(main)
-
-
-# --- s_server against a client --------------------------------------------------------------------
-
-
-async def connect(port, context, make=Recorder):
-    _, protocol = await asyncio.get_running_loop().create_connection(
-        make, "127.0.0.1", port, ssl=context, server_hostname="localhost"
-    )
-    return protocol
-
-
-async def closed(protocol):
-    protocol.transport.close()
-    return await protocol.lost
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_s_server_answers(run, pki, version):
-    """`-rev`: each line comes back reversed."""
-
-    async def main():
-        with s_server(pki, "-rev", f"-{version}") as (_, port):
-            protocol = await connect(port, pki.client())
-            for number in range(20):
-                line = b"line %d" % number
-                protocol.transport.write(line + b"\n")
-                await protocol.until(lambda: protocol.received.endswith(b"\n"))
-                assert bytes(protocol.received) == line[::-1] + b"\n"
-                protocol.received.clear()
-            assert protocol.transport.get_extra_info("ssl_object").version() == NAMES[version]
-            assert await closed(protocol) is None
-        assert protocol.calls == ["made", "eof", "lost"]
-
-    run(main)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_s_server_gets_and_gives(run, pki, version):
-    data = digits(600_000) + b"the end\n"
-
-    async def main():
-        with s_server(pki, "-naccept", "1", f"-{version}") as (program, port):
-            protocol = await connect(port, pki.client())
-            for start in range(0, len(data), 700):
-                protocol.transport.write(data[start : start + 700])
-            received = await aside(program.read_until, b"the end\n")
-            received = re.sub(
-                rb"^.*Renegotiation IS[^\n]*\n", b"", received, flags=re.DOTALL
-            )  # what it says of the session
-            assert digest(received + b"the end\n") == digest(data)
-            await aside(program.send, data)
-            await protocol.until_received(len(data))
-            assert digest(protocol.received) == digest(data)
-            assert await closed(protocol) is None
-            assert (await aside(program.finish))[1] == 0
-
-    run(main)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("end", ["q", "killed"])
-def test_s_server_goes(run, pki, version, end):
-    """`q` ends the connection with close_notify; a killed one ends without."""
-
-    async def main():
-        with s_server(pki, f"-{version}") as (program, port):
-            protocol = await connect(port, pki.client())
-            protocol.transport.write(b"hello\n")
-            await aside(program.read_until, b"hello\n")
-            if end == "q":
-                program.send(b"q\n")
-            else:
-                await aside(program.kill)
-            assert await protocol.lost is None
-        assert protocol.calls == ["made", "eof", "lost"]
-
-    run(main)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_s_server_resumes_a_session(run, pki, version):
-    class Resuming(ssl.SSLContext):
-        session_to_use = None
-
-        def wrap_bio(self, *args, **options):
-            return super().wrap_bio(*args, **options, session=self.session_to_use)
-
-    context = pki.client(make=Resuming)
-
-    async def main():
-        reused = []
-        with s_server(pki, "-rev", f"-{version}") as (_, port):
-            for _ in range(3):
-                protocol = await connect(port, context)
-                protocol.transport.write(b"hello\n")
-                await protocol.until_received(6)  # a ticket of TLS 1.3 has come with it
-                ssl_object = protocol.transport.get_extra_info("ssl_object")
-                reused.append(ssl_object.session_reused)
-                context.session_to_use = ssl_object.session
-                assert await closed(protocol) is None
-        assert reused == [False, True, True]
-
-    run(main)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_s_server_asks_for_a_certificate(run, pki, version):
-    async def main():
-        options = ("-Verify", "1", "-CAfile", pki.ca, "-verify_return_error", f"-{version}")
-        with s_server(pki, *options) as (program, port):
-            protocol = await connect(port, pki.client_with_certificate())
-            protocol.transport.write(b"hello\n")
-            output = await aside(program.read_until, b"hello\n")
-            assert await closed(protocol) is None
-        assert b"subject=CN = a client" in output
-
-    run(main)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_s_server_gets_no_certificate(run, pki, version):
-    """With TLS 1.2 the handshake fails; with TLS 1.3 the client's is over before the server refuses it."""
-
-    async def main():
-        options = ("-Verify", "1", "-CAfile", pki.ca, "-verify_return_error", f"-{version}")
-        with s_server(pki, *options) as (_, port):
-            if version == "tls1_2":
-                with pytest.raises(ssl.SSLError) as caught:
-                    await connect(port, pki.client())
-                assert "HANDSHAKE_FAILURE" in caught.value.reason
-            else:
-                protocol = await connect(port, pki.client())
-                lost = await protocol.lost
-                assert type(lost) is ssl.SSLError and "CERTIFICATE_REQUIRED" in lost.reason
-                assert protocol.calls == ["made", "lost"]
-
-    run(main)
-
-
-def test_s_server_asks_for_a_certificate_later(run, pki):
-    """`c`: authentication after the handshake, of TLS 1.3."""
-
-    async def main():
-        context = pki.client_with_certificate()
-        context.post_handshake_auth = True
-        with s_server(pki, "-verify", "1", "-CAfile", pki.ca, "-tls1_3") as (program, port):
-            protocol = await connect(port, context)
-            protocol.transport.write(b"before\n")
-            output = await aside(program.read_until, b"before\n")
-            program.send(b"c\n")
-            output += await aside(program.read_until, b"depth=0 CN = a client")
-            protocol.transport.write(b"after\n")
-            await aside(program.read_until, b"after\n")
-            program.send(b"hello\n")
-            await protocol.until_received(6)
-            assert await closed(protocol) is None
-        assert bytes(protocol.received) == b"hello\n"
-
-    run(main)
-
-
-@pytest.mark.parametrize("chosen", ["http/1.1", "h2", None])
-def test_s_server_chooses_a_protocol(run, pki, chosen):
-    async def main():
-        context = pki.client()
-        context.set_alpn_protocols(["h2", "http/1.1"])
-        with s_server(pki, "-rev", *(["-alpn", f"{chosen}"] if chosen else [])) as (_, port):
-            protocol = await connect(port, context)
-            assert protocol.transport.get_extra_info("ssl_object").selected_alpn_protocol() == chosen
-            assert await closed(protocol) is None
-
-    run(main)
-
-
-def test_s_server_updates_its_keys(run, pki):
-    """`k`: its own; `K`: the client's as well."""
-
-    async def main():
-        with s_server(pki, "-tls1_3", "-msg", "-naccept", "1") as (program, port):
-            protocol = await connect(port, pki.client(), Upper)
-            output = await aside(program.read_until, b"Renegotiation IS")
-            for command in (b"k", b"K", b"K", b"k"):
-                program.send(command + b"\n")
-                protocol.transport.write(b"first the command, then this\n")
-                output += await aside(program.read_until, b"then this\n")
-                program.send(b"hello\n")
-                await protocol.until_received(6)
-                assert bytes(protocol.received) == b"hello\n"
-                protocol.received.clear()
-            assert await closed(protocol) is None
-            output += (await aside(program.finish))[0]
-        updates = re.findall(rb"([<>]{3}) TLS 1.3, Handshake \[length 0005\], KeyUpdate", output)
-        assert sorted(updates) == [b"<<<"] * 2 + [b">>>"] * 4
-
-    run(main)
-
-
-@pytest.mark.parametrize("certificate", [False, True])
-def test_s_server_renegotiates(run, pki, certificate):
-    """`r`, which resumes the session; `R`, which does not here and asks for a certificate. The client only answers."""
-
-    async def main():
-        options = ("-no_ticket", "-no_cache") if certificate else ()
-        with s_server(pki, "-tls1_2", "-CAfile", pki.ca, "-msg", *options) as (program, port):
-            protocol = await connect(port, pki.client_with_certificate(), Upper)
-            for first in (True, False):
-                program.send(b"R\n" if certificate else b"r\n")
-                output = await aside(program.read_until, b"SSL_do_handshake -> 1")
-                program.send(b"hello\n")
-                output += await aside(program.read_until, b"HELLO\n")
-                assert (b"], CertificateVerify" in output) == (certificate and first)  # it asks once
-            assert await closed(protocol) is None
-        assert bytes(protocol.received) == 2 * b"hello\n"
-
-    run(main)
-
-
-def test_s_server_serves_a_page(run, pki):
-    """`-www`: streams read a page of HTTP to the end."""
-
-    async def main():
-        with s_server(pki, "-www") as (_, port):
-            reader, writer = await asyncio.open_connection("localhost", port, ssl=pki.client())
-            writer.write(b"GET / HTTP/1.0\r\n\r\n")
-            page = await reader.read()
-            writer.close()
-            await writer.wait_closed()
-        assert page.startswith(b"HTTP/1.0 200 ok") and page.rstrip().endswith(b"</HTML>")
 
     run(main)
