@@ -226,7 +226,7 @@ impl Flight<'_> {
 
     /// An error that somebody else has left in this thread's queue would be taken for this connection's.
     #[inline]
-    fn forget_stale_errors(&self) {
+    pub fn forget_stale_errors(&self) {
         // SAFETY: no precondition.
         unsafe {
             if (self.api.ERR_peek_error)() != 0 {

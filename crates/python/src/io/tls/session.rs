@@ -369,13 +369,22 @@ pub enum Progress {
 }
 
 impl Exchange<'_> {
+    /// Before a method of the object's that looks into OpenSSL's queue of errors.
+    fn forget_stale_errors(&self) {
+        if let How::Direct { flight, .. } = &self.how {
+            flight.forget_stale_errors();
+        }
+    }
+
     /// Same as `do_handshake`; is it done?
     pub fn handshake(&self) -> Res<bool> {
+        self.forget_stale_errors();
         unless_again(self.session.object().call_method(name!("do_handshake"), [])).map(|done| done.is_some())
     }
 
     /// Same as `unwrap`; has the peer answered?
     pub fn shut_down(&self) -> Res<bool> {
+        self.forget_stale_errors();
         unless_again(self.session.object().call_method(name!("unwrap"), [])).map(|done| done.is_some())
     }
 
