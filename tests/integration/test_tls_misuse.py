@@ -357,10 +357,12 @@ def test_ssl_object_inside_of_a_callback(certs, where, name):
 
     async def scenario():
         protocol, peer = await secure(certs, "client", Uses, VERSIONS[0])
-        await outcome(peer.send(b"one"))
-        await asyncio.sleep(0.005)
-        await outcome(peer.send_raw(peer.encrypted(b"two")))
-        await asyncio.sleep(0.005)
+        for index, piece in enumerate((b"one", b"two")):
+            await outcome(peer.send_raw(peer.encrypted(piece)))
+            for _ in range(200):
+                if len(protocol.received) == 3 + 3 * index or protocol.lost.done():
+                    break
+                await asyncio.sleep(0.001)
         await outcome(peer.send_raw(peer.close_notify()))
         data = await peer.receive_to_end()
         await outcome(asyncio.wait_for(asyncio.shield(protocol.lost), 0.5))

@@ -329,7 +329,7 @@ async def calm(seconds=0.05):
 
 _NOISE = [
     (re.compile(r"<asyncio\.sslproto\.SSLProtocol object at 0x[0-9a-f]*>"), "<TLS>"),
-    (re.compile(r"<SSLTransport over (<[^<>]*(<[^<>]*>)?[^<>]*>|None)>|<SSLTransport[^<>]*>"), "<TLS>"),
+    (re.compile(r"<SSLTransport\b[^'\n]*?bufsize=\d+>>>|<SSLTransport[^<>]*(<[^<>]*>)?>"), "<TLS>"),
     (re.compile(r"took \d+\.\d+ ms"), "took TIME"),
     (re.compile(r"<asyncio\.sslproto\._SSLProtocolTransport object at 0x[0-9a-f]*>"), "<TLS>"),
     (re.compile(r"\b_SSLProtocolTransport\b"), "SSLTransport"),
