@@ -12,7 +12,7 @@ import tls
 from cancelling import at_every_point
 from differential import describe, outcome
 from peers import BufferedRecorder, Recorder, tcp_pair, turns
-from tls import NEW, SIDES, VERSIONS, calm, drop, drop_both, opening, same, secure, secure_pair
+from tls import NEW, SIDES, VERSIONS, calm, drop, drop_both, opening, same, secure
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -137,7 +137,6 @@ class Certificates:
         """(server's, client's)"""
         return self.server(version=version), self.client(version=version)
 
-
     @functools.cache  # noqa: B019  one object per session
     def shared(self, version=None):
         """The same, for who changes nothing in them."""
