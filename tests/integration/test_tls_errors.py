@@ -11,10 +11,9 @@ import socket
 import ssl
 
 import pytest
-import tls
 from differential import describe, outcome
 from peers import Recorder, receive_exactly, reset, tcp_pair, turns
-from tls import NEW, SIDES, VERSIONS, Peer, attempt, calm, drop, half_secure, opening, same, secure
+from tls import SIDES, VERSIONS, attempt, calm, drop, half_secure, opening, same, secure
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
