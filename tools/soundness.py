@@ -34,7 +34,9 @@ PACKAGES = TARGET / "python"
 GROUPS = "tasks,futures,loop,runners,sync,timeouts,context"
 MODEL_CASES = 20_000
 VALGRIND_CASES = 20
-PROBE = "import sys, sysconfig; sys.exit(not (hasattr(sys, 'gettotalrefcount') and sysconfig.get_config_var('Py_DEBUG')))"
+PROBE = (
+    "import sys, sysconfig; sys.exit(not (hasattr(sys, 'gettotalrefcount') and sysconfig.get_config_var('Py_DEBUG')))"
+)
 
 
 def debug_python():

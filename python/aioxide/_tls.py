@@ -205,6 +205,8 @@ class Tls(LoopPart):
         """Same as `_create_connection_transport` with TLS: the socket is the transport's from here on."""
         try:
             sock.setblocking(False)
+            # 3.15: before the factory may change it.
+            callback_context = copy_context() if sys.version_info >= (3, 15) else None
             protocol = protocol_factory()
             waiter = self.create_future()
             keywords: dict[str, Any] = {
@@ -215,7 +217,7 @@ class Tls(LoopPart):
             if sys.version_info >= (3, 11):
                 keywords["ssl_shutdown_timeout"] = shutdown_timeout
             if sys.version_info >= (3, 15):
-                keywords["context"] = copy_context()
+                keywords["context"] = callback_context
             context = None if isinstance(sslcontext, bool) else sslcontext
             transport = self._make_ssl_transport(sock, protocol, context, waiter, **keywords)
         except BaseException:

@@ -20,11 +20,14 @@ import threading
 import time
 import warnings
 
+sys.path.insert(1, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 import datagram_scenarios  # noqa: F401
 import network_scenarios  # noqa: F401
 import pipe_scenarios  # noqa: F401
 import process_scenarios  # noqa: F401
 import scheduler_scenarios  # noqa: F401
+import tls_scenarios  # noqa: F401
 from scenario import SCENARIOS, Settings
 
 WARM_UP, MEASURED, REPEATS = 4, 5, 10

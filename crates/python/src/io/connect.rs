@@ -118,21 +118,20 @@ pub fn create_transport(event_loop: &Obj, sock: &Obj, protocol_factory: &Obj) ->
         let opened = Opened::socket(&frame);
         let (event_loop, sock) = (frame.local(LOOP), frame.local(SOCK));
         socket_object::make_non_blocking(&sock)?;
+        // All its callbacks run in one copy of the caller's context (3.15), which the factory cannot change any more.
+        let context = if cfg!(Py_3_15) { Some(Context::copy_current()?) } else { None };
         let protocol = frame.local(FACTORY).call0()?;
         let waiter = Owned::new(Future::default())?;
         Fut::from_inst(&*waiter).init(Some(&event_loop))?;
         let make = event_loop.getattr(name!("_make_socket_transport"))?;
-        let transport = if cfg!(Py_3_15) {
-            // All its callbacks run in one copy of the caller's context.
-            let context = Context::copy_current()?;
-            make.call_kw(&[&*sock, &*protocol, waiter.obj(), &*context], kwnames!("context"))?
-        } else {
-            make.call([&*sock, &*protocol, waiter.obj()])?
+        let transport = match &context {
+            Some(context) => make.call_kw(&[&*sock, &*protocol, waiter.obj(), context], kwnames!("context"))?,
+            None => make.call([&*sock, &*protocol, waiter.obj()])?,
         };
         opened.keep();
         frame.set_local(SOCK, transport);
         frame.set_local(ADDRESS, protocol);
-        drop((event_loop, sock, make));
+        drop((event_loop, sock, make, context));
         let made = Opened::transport(&frame);
         frame.wait(waiter.into_ref()).await?;
         made.keep();

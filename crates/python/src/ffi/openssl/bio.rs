@@ -6,7 +6,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::super::once::Once;
 use super::library::{Api, Bio, BioMethod, api};
@@ -67,12 +67,17 @@ impl Buffers {
         if len != 0 {
             // SAFETY: the promise of `open_window`.
             let rest = unsafe { std::slice::from_raw_parts(first, len) };
-            self.keep(rest);
+            self.append(rest);
         }
     }
 
     /// Bytes that were received, after all others.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
+        self.close_window();
+        self.append(bytes);
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
         self.kept.drain(..self.kept_read);
         self.kept_read = 0;
         self.kept.extend_from_slice(bytes);
@@ -117,14 +122,48 @@ impl Buffers {
     }
 }
 
+/// The buffers and their lock.
+pub(super) struct Guarded {
+    buffers: Mutex<Buffers>,
+    /// The process that has made them.
+    process: u32,
+}
+
+impl Guarded {
+    /// None in a forked child, if another thread of the parent was inside at the fork: it will never leave.
+    #[inline]
+    fn lock(&self) -> Option<MutexGuard<'_, Buffers>> {
+        match self.buffers.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => self.wait(),
+        }
+    }
+
+    #[cold]
+    fn wait(&self) -> Option<MutexGuard<'_, Buffers>> {
+        if self.process != std::process::id() {
+            return None;
+        }
+        Some(self.buffers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Owned by the BIO and by the connection.
-#[derive(Clone, Default)]
-pub(super) struct Shared(Arc<Mutex<Buffers>>);
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Guarded>);
+
+impl Default for Shared {
+    fn default() -> Self {
+        Shared(Arc::new(Guarded { buffers: Mutex::default(), process: std::process::id() }))
+    }
+}
 
 impl Shared {
+    /// As [`Guarded::lock`].
     #[inline]
-    pub(super) fn lock(&self) -> MutexGuard<'_, Buffers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, Buffers>> {
+        self.0.lock()
     }
 }
 
@@ -189,7 +228,7 @@ unsafe extern "C" fn destroy(bio: *mut Bio) -> c_int {
         let data = (api.BIO_get_data)(bio);
         (api.BIO_set_data)(bio, ptr::null_mut());
         if !data.is_null() {
-            drop(Arc::from_raw(data.cast::<Mutex<Buffers>>()));
+            drop(Arc::from_raw(data.cast::<Guarded>()));
         }
     }
     1
@@ -245,7 +284,7 @@ unsafe extern "C" fn control(bio: *mut Bio, command: c_int, _number: c_long, _ar
 }
 
 fn with_buffers<T>(api: &Api, bio: *mut Bio, f: impl FnOnce(&mut Buffers) -> T) -> Option<T> {
-    // SAFETY: a BIO of ours, whose data is NULL or a mutex that lives as long as the BIO.
-    let mutex = unsafe { (api.BIO_get_data)(bio).cast::<Mutex<Buffers>>().as_ref() }?;
-    Some(f(&mut mutex.lock().unwrap_or_else(PoisonError::into_inner)))
+    // SAFETY: a BIO of ours, whose data is NULL or lives as long as the BIO.
+    let guarded = unsafe { (api.BIO_get_data)(bio).cast::<Guarded>().as_ref() }?;
+    guarded.lock().map(|mut buffers| f(&mut buffers))
 }

@@ -104,8 +104,7 @@ impl Connection {
 
     /// Let go of the object; nothing is read or written any more. Whoever else has it finds it without a peer.
     pub fn detach(&self) {
-        {
-            let mut buffers = self.shared.lock();
+        if let Some(mut buffers) = self.shared.lock() {
             buffers.detached = true;
             buffers.drop_all();
         }
@@ -114,45 +113,43 @@ impl Connection {
 
     /// Bytes received that OpenSSL has not read.
     pub fn unread(&self) -> usize {
-        self.shared.lock().unread()
+        self.shared.lock().map_or(0, |buffers| buffers.unread())
     }
 
     /// Bytes to be sent that were put back, or that somebody else has made OpenSSL write.
     pub fn unsent(&self) -> usize {
-        self.shared.lock().outgoing.len()
+        self.shared.lock().map_or(0, |buffers| buffers.outgoing.len())
     }
 
     /// Bytes that were received, for a later flight.
     pub fn keep(&self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.shared.lock().keep(bytes);
+        if let Some(mut buffers) = self.shared.lock().filter(|_| !bytes.is_empty()) {
+            buffers.keep(bytes);
         }
     }
 
     /// Bytes that could not be sent: the next flight's output begins with them.
     pub fn put_back(&self, bytes: &[u8]) {
-        let mut buffers = self.shared.lock();
-        if buffers.outgoing.is_empty() {
-            buffers.outgoing = bytes.to_vec();
-        } else {
-            // Somebody has made OpenSSL write meanwhile.
+        if let Some(mut buffers) = self.shared.lock() {
+            // Before what OpenSSL was made to write meanwhile.
             buffers.outgoing.splice(..0, bytes.iter().copied());
         }
     }
 
-    /// Run `f`, which may read what was kept and then `input`, and write into `output`, which is empty before and afterwards
-    /// holds all that is to be sent. What is not read of `input` is kept.
+    /// Run `f`, which may read what was kept and then `input`. What is not read of `input` is kept. All that is to be sent is in
+    /// `output` afterwards, which is empty before; without one it waits for the next flight that has one.
     ///
     /// None, and `f` is not run, inside of another flight of this connection, or when it is over; the input is kept.
     #[inline]
-    pub fn fly<R>(&self, input: &[u8], output: &mut Vec<u8>, f: impl FnOnce(&Flight<'_>) -> R) -> Option<R> {
-        struct Landing<'a>(&'a Connection, &'a mut Vec<u8>);
+    pub fn fly<R>(&self, input: &[u8], output: Option<&mut Vec<u8>>, f: impl FnOnce(&Flight<'_>) -> R) -> Option<R> {
+        struct Landing<'a>(&'a Connection, Option<&'a mut Vec<u8>>);
         impl Drop for Landing<'_> {
             fn drop(&mut self) {
-                {
-                    let mut buffers = self.0.shared.lock();
+                if let Some(mut buffers) = self.0.shared.lock() {
                     buffers.close_window();
-                    *self.1 = std::mem::take(&mut buffers.outgoing);
+                    if let Some(output) = &mut self.1 {
+                        **output = std::mem::take(&mut buffers.outgoing);
+                    }
                 }
                 self.0.is_flying.set(false);
             }
@@ -164,15 +161,16 @@ impl Connection {
             self.keep(input);
             return None;
         }
-        let landing = {
-            let mut buffers = self.shared.lock();
-            output.extend_from_slice(&buffers.outgoing);
-            buffers.outgoing = std::mem::take(output);
+        let mut landing = Landing(self, output);
+        {
+            let mut buffers = self.shared.lock()?;
+            if let Some(output) = landing.1.as_mut().filter(|_| buffers.outgoing.is_empty()) {
+                std::mem::swap(&mut buffers.outgoing, *output);
+            }
             // SAFETY: `input` is borrowed until this function returns, and `Landing` closes the window before, also when `f`
             // panics.
             unsafe { buffers.open_window(input) };
-            Landing(self, output)
-        };
+        }
         let outcome = critical_section(&raw, || f(&Flight { connection: self, raw: &raw, api }));
         drop(landing);
         Some(outcome)
@@ -228,7 +226,7 @@ impl Flight<'_> {
 
     /// An error that somebody else has left in this thread's queue would be taken for this connection's.
     #[inline]
-    fn forget_stale_errors(&self) {
+    pub fn forget_stale_errors(&self) {
         // SAFETY: no precondition.
         unsafe {
             if (self.api.ERR_peek_error)() != 0 {

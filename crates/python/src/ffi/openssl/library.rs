@@ -12,10 +12,10 @@ use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 
-use super::super::call::{import, import_attr};
+use super::super::call::import;
 use super::super::error::Res;
 use super::super::number::index_value;
-use super::super::object::{Obj, tuple};
+use super::super::object::{Obj, false_};
 use super::super::text::{intern, str_of, string};
 use super::{bio, capture, connection};
 
@@ -198,7 +198,15 @@ pub fn is_available() -> Res<Result<(), &'static str>> {
     if USABLE.get().is_none() {
         let usable = match Scope::of_ssl_module()?.and_then(Api::find) {
             // Without a GIL another thread may have been quicker, with the same outcome.
-            Ok(found) => check(FOUND.get_or_init(|| found))?,
+            Ok(found) => match check(FOUND.get_or_init(|| found)) {
+                Ok(usable) => usable,
+                // No memory, or an interrupt: another connection may try again.
+                Err(raised) if raised.is_exit() => return Err(raised),
+                Err(raised) => {
+                    raised.forget();
+                    return Ok(Err("it could not be tried out"));
+                }
+            },
             Err(why) => Err(why),
         };
         let _late = USABLE.set(usable);
@@ -206,10 +214,11 @@ pub fn is_available() -> Res<Result<(), &'static str>> {
     Ok(USABLE.get().map_or(Ok(()), |usable| usable.as_ref().copied().map_err(String::as_str)))
 }
 
-/// Does all of this work on a connection made for the purpose?
+/// Does all of this work on a connection made for the purpose? Of `_ssl`'s own classes: `ssl`'s may be a program's just now.
 fn check(api: &Api) -> Res<Result<(), String>> {
-    let ssl = import("ssl")?;
-    let compiled = index_value(&*ssl.getattr(&*intern("OPENSSL_VERSION_NUMBER")?)?)?;
+    let module = import("_ssl")?;
+    let of = |name: &str| module.getattr(&*intern(name)?);
+    let compiled = index_value(&*of("OPENSSL_VERSION_NUMBER")?)?;
     // SAFETY: no precondition.
     let running = unsafe { (api.OpenSSL_version_num)() };
     if i64::try_from(running) != Ok(compiled) {
@@ -218,20 +227,16 @@ fn check(api: &Api) -> Res<Result<(), String>> {
     if !capture::register(api) {
         return Ok(Err("OpenSSL has no room for another callback".to_owned()));
     }
-    let context = ssl.getattr(&*intern("SSLContext")?)?.call1(&*ssl.getattr(&*intern("PROTOCOL_TLS_CLIENT")?)?)?;
-    let bio = import_attr("_ssl", "MemoryBIO")?;
-    let (incoming, outgoing) = (bio.call0()?, bio.call0()?);
     const NAME: &str = "aioxide.invalid";
-    let name = string(NAME)?;
-    let names = tuple([&*intern("server_hostname")?])?;
-    let wrap = context.getattr(&*intern("wrap_bio")?)?;
-    let (outcome, captured) = capture::during(|| wrap.call_kw(&[&incoming, &outgoing, &name], &names));
-    let object = outcome?;
+    let context = of("_SSLContext")?.call1(&*of("PROTOCOL_TLS_CLIENT")?)?;
+    let (incoming, outgoing) = (of("MemoryBIO")?.call0()?, of("MemoryBIO")?.call0()?);
+    let (wrap, name) = (context.getattr(&*intern("_wrap_bio")?)?, string(NAME)?);
+    let (outcome, captured) = capture::during(|| wrap.call([&*incoming, &*outgoing, false_(), &*name]));
+    let raw = outcome?;
     let Some(captured) = captured else {
         return Ok(Err("_ssl uses another OpenSSL than was found, or one without these callbacks".to_owned()));
     };
-    let raw = object.getattr(&*intern("_sslobj")?)?;
-    // SAFETY: OpenSSL gave this pointer as an `SSL*` inside the call of `wrap_bio`, whose object is alive.
+    // SAFETY: OpenSSL gave this pointer as an `SSL*` inside the call of `_wrap_bio`, whose object is alive.
     Ok(unsafe { check_connection(api, captured, &raw, NAME) })
 }
 

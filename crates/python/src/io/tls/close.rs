@@ -69,15 +69,11 @@ impl Inst<TlsTransport> {
     pub(super) fn shut_down(&self, input: &[u8]) -> Res<()> {
         if self.machine.get().has_eof() {
             // Nobody is there to say goodbye to.
-            self.send_put_back()?;
+            self.send_waiting()?;
             self.tell_eof()?;
             return self.on_shutdown_done(None);
         }
-        let outcome =
-            self.with_output(|output| match self.session.exchange(input, output, |exchange| exchange.shut_down()) {
-                Ok(answered) => self.send(output).map(|()| answered),
-                Err(raised) => finally(Err(raised), || self.send(output)).map(|()| None),
-            });
+        let outcome = self.exchange_and_send(input, |exchange| exchange.shut_down());
         match outcome {
             Ok(Some(true)) => {
                 self.control_writing()?;

@@ -37,17 +37,12 @@ impl Inst<TlsTransport> {
 
     /// Same as `_do_handshake`, when `input` has come.
     pub(super) fn go_on(&self, input: &[u8]) -> Res<()> {
-        let outcome = self.with_output(|output| {
-            match self.session.exchange(input, output, |exchange| exchange.handshake()) {
-                // What the program writes in `connection_made` goes with the last of the handshake.
-                Ok(Some(true)) => {
-                    self.session.put_back(output);
-                    Ok(true)
-                }
-                Ok(_) => self.send(output).map(|()| false),
-                Err(raised) => finally(Err(raised), || self.send(output)).map(|()| false),
-            }
-        });
+        // What the program writes in `connection_made` goes with the last of the handshake.
+        let outcome = match self.session.exchange(input, None, |exchange| exchange.handshake()) {
+            Ok(Some(true)) => Ok(true),
+            Ok(_) => self.send_waiting().map(|()| false),
+            Err(raised) => finally(Err(raised), || self.send_waiting()).map(|()| false),
+        };
         match outcome {
             Ok(true) => self.on_handshake_done(None),
             Ok(false) => Ok(()),

@@ -87,6 +87,8 @@ impl Inst<TlsTransport> {
             AtInput::Handshake => self.go_on(input),
             AtInput::Flush => self.flush(input),
             AtInput::ShutDown => self.shut_down(input),
+            // A transport below that delivers before it has told of itself (`start_tls`).
+            AtInput::Ignore if !self.lower.is_some() && self.base.event_loop.is_some() => self.session.keep(input),
             AtInput::Ignore => Ok(()),
         }
     }
@@ -131,7 +133,7 @@ impl Inst<TlsTransport> {
             return self.session.keep(input);
         }
         let outcome = match self.reading_is_paused.get() {
-            true => self.session.keep(input).and_then(|()| self.send_put_back()),
+            true => self.session.keep(input).and_then(|()| self.send_waiting()),
             false => self.read_for_protocol(input).and_then(|()| self.write_backlog()),
         };
         match outcome.and_then(|()| self.control_lower_reading()) {
@@ -212,15 +214,7 @@ impl Inst<TlsTransport> {
     /// Run one exchange. What OpenSSL answers by itself (a key update, session tickets) goes with what the program answers, or right
     /// after it.
     fn exchange(&self, input: &[u8], f: impl FnOnce(&Exchange<'_>) -> Res<Round>) -> Res<Round> {
-        self.with_output(|output| match self.session.exchange(input, output, f) {
-            Ok(round) => {
-                if !output.is_empty() {
-                    self.session.put_back(output);
-                }
-                Ok(round.unwrap_or_default())
-            }
-            Err(raised) => finally(Err(raised), || self.send(output)).map(|()| Round::default()),
-        })
+        self.session.exchange(input, None, f).map(Option::unwrap_or_default)
     }
 
     /// Remember what is inside of OpenSSL.
@@ -247,7 +241,7 @@ impl Inst<TlsTransport> {
         }
         if let Some(exception) = round.failure {
             // The alert that says what was wrong.
-            self.send_put_back()?;
+            self.send_waiting()?;
             return self.fail(&exception, RECORD_FAILED);
         }
         if round.closed {

@@ -144,22 +144,26 @@ impl Inst<TlsTransport> {
         }
         let mut done = 0;
         while done < bytes.len() {
-            match self.exchange_records(|exchange| exchange.write(&bytes[done..], whole.filter(|_| done == 0)))? {
+            match self.exchange_and_send(&[], |exchange| exchange.write(&bytes[done..], whole.filter(|_| done == 0)))? {
                 Some(Progress::Bytes(count)) if count != 0 => done += count,
                 _ => {
                     let piece = Piece(bytes_from(&bytes[done..])?);
                     self.backlog.borrow_mut().push(piece);
-                    break;
+                    return self.control_writing();
                 }
             }
         }
-        self.control_writing()
+        // A callback of the context's may have written in the middle.
+        if self.backlog.borrow().is_empty() { self.control_writing() } else { self.write_backlog() }
     }
 
-    /// One exchange, and send what it gives.
+    /// One exchange, and send what it gives, or keep it as long as the transport below is paused.
     #[inline]
-    fn exchange_records<R>(&self, f: impl FnOnce(&Exchange<'_>) -> Res<R>) -> Res<Option<R>> {
-        self.with_output(|output| match self.session.exchange(&[], output, f) {
+    pub(super) fn exchange_and_send<R>(&self, input: &[u8], f: impl FnOnce(&Exchange<'_>) -> Res<R>) -> Res<Option<R>> {
+        if self.lower_writing_is_paused.get() {
+            return self.session.exchange(input, None, f);
+        }
+        self.with_output(|output| match self.session.exchange(input, Some(output), f) {
             Ok(answer) => self.send(output).map(|()| answer),
             Err(raised) => finally(Err(raised), || self.send(output)).map(|()| None),
         })
@@ -219,9 +223,13 @@ impl Inst<TlsTransport> {
                 break;
             };
             // Sending may run code that writes: what is encrypted is off the queue before.
-            let count = self.exchange_records(|exchange| match exchange.write(bytes.as_bytes(), None)? {
+            let count = self.exchange_and_send(&[], |exchange| match exchange.write(bytes.as_bytes(), None)? {
                 Progress::Bytes(count) => {
-                    let done = self.backlog.borrow_mut().advance(count);
+                    // A callback of the context's may have ended the connection, and emptied it.
+                    let mut backlog = self.backlog.borrow_mut();
+                    let left = backlog.len();
+                    let done = backlog.advance(count.min(left));
+                    drop(backlog);
                     drop(done);
                     Ok(count)
                 }
@@ -231,7 +239,7 @@ impl Inst<TlsTransport> {
                 break;
             }
         }
-        self.send_put_back()?;
+        self.send_waiting()?;
         self.control_writing()
     }
 
@@ -258,12 +266,12 @@ impl Inst<TlsTransport> {
         Some(Next::Joined(joined))
     }
 
-    /// What could not be sent before, if it can be now.
-    pub(super) fn send_put_back(&self) -> Res<()> {
+    /// Send what waits, if it can be sent now.
+    pub(super) fn send_waiting(&self) -> Res<()> {
         if self.lower_writing_is_paused.get() || self.session.unsent() == 0 {
             return Ok(());
         }
-        self.exchange_records(|_| Ok(())).map(drop)
+        self.exchange_and_send(&[], |_| Ok(())).map(drop)
     }
 
     /// Give these records to the transport below, or keep them as long as that is paused.
@@ -360,7 +368,7 @@ impl Inst<TlsTransport> {
             return self.base.protocol.resume_writing();
         }
         self.lower_writing_is_paused.set(false);
-        self.send_put_back()?;
+        self.send_waiting()?;
         self.control_writing()
     }
 }

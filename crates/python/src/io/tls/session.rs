@@ -152,7 +152,11 @@ impl Session {
         let (object, connection) = if is_refused() {
             (wrap()?, None)
         } else {
-            openssl::wrap(wrap, |object| reads_and_writes_itself(object, ssl))?
+            openssl::wrap(wrap, |object| {
+                // A context may have begun the handshake already.
+                let is_fresh = incoming.pending() == 0 && outgoing.pending() == 0;
+                Ok(is_fresh && reads_and_writes_itself(object, ssl)?)
+            })?
         };
         let channel = match connection {
             Some(connection) => Channel::Direct(connection),
@@ -197,6 +201,9 @@ impl Session {
 
     /// A server name callback may have put another context in the place of the first one.
     pub fn look_for_message_callback(&self) -> Res<()> {
+        if !self.is_direct() {
+            return Ok(());
+        }
         let context = self.object().getattr(name!("context"))?;
         let callback = context.getattr_opt(name!("_msg_callback"))?;
         self.by_methods.set(callback.is_some_and(|callback| !callback.is_none()));
@@ -254,9 +261,9 @@ impl Session {
         }
     }
 
-    /// Run `f` where it may read what was received, `input` last, and write. `output`, empty before, then has all records to be
-    /// sent; what is not read of `input` is kept. None, and `f` is not run, inside of another exchange of this connection
-    /// (a callback of the context's), or when it is over.
+    /// Run `f` where it may read what was received, `input` last, and write. What is not read of `input` is kept. `output`, empty
+    /// before, then has all records to be sent; without one they wait for the next exchange that has one. None, and `f` is not
+    /// run, inside of another exchange of this connection (a callback of the context's), or when it is over.
     ///
     /// # Errors
     /// Of the fallback engine: what `MemoryBIO` raises.
@@ -264,7 +271,7 @@ impl Session {
     pub fn exchange<R>(
         &self,
         input: &[u8],
-        output: &mut Vec<u8>,
+        output: Option<&mut Vec<u8>>,
         f: impl FnOnce(&Exchange<'_>) -> Res<R>,
     ) -> Res<Option<R>> {
         let outcome = match &self.channel {
@@ -317,7 +324,12 @@ impl Memory {
         Ok(())
     }
 
-    fn exchange<R>(&self, input: &[u8], output: &mut Vec<u8>, f: impl FnOnce(&Obj) -> Res<R>) -> Res<Option<Res<R>>> {
+    fn exchange<R>(
+        &self,
+        input: &[u8],
+        output: Option<&mut Vec<u8>>,
+        f: impl FnOnce(&Obj) -> Res<R>,
+    ) -> Res<Option<Res<R>>> {
         self.feed(input)?;
         let Some(methods) = self.methods.get() else {
             return Ok(None);
@@ -325,10 +337,12 @@ impl Memory {
         if self.is_busy.replace(true) {
             return Ok(None);
         }
-        output.append(&mut self.unsent.borrow_mut());
         let outcome = f(&methods);
         self.is_busy.set(false);
-        Raised::aside(|| self.outgoing.drain(output));
+        if let Some(output) = output {
+            output.append(&mut self.unsent.borrow_mut());
+            Raised::aside(|| self.outgoing.drain(output));
+        }
         Ok(Some(outcome))
     }
 }
@@ -355,13 +369,22 @@ pub enum Progress {
 }
 
 impl Exchange<'_> {
+    /// Before a method of the object's that looks into OpenSSL's queue of errors.
+    fn forget_stale_errors(&self) {
+        if let How::Direct { flight, .. } = &self.how {
+            flight.forget_stale_errors();
+        }
+    }
+
     /// Same as `do_handshake`; is it done?
     pub fn handshake(&self) -> Res<bool> {
+        self.forget_stale_errors();
         unless_again(self.session.object().call_method(name!("do_handshake"), [])).map(|done| done.is_some())
     }
 
     /// Same as `unwrap`; has the peer answered?
     pub fn shut_down(&self) -> Res<bool> {
+        self.forget_stale_errors();
         unless_again(self.session.object().call_method(name!("unwrap"), [])).map(|done| done.is_some())
     }
 
@@ -432,7 +455,10 @@ fn read_by_method(methods: &Obj, room: &mut [MaybeUninit<u8>]) -> Res<Progress> 
 fn write_by_method(methods: &Obj, bytes: &[u8], whole: Option<&Obj>) -> Res<Progress> {
     let data = whole.map_or_else(|| bytes_from(bytes), |whole| Ok(whole.to_ref()))?;
     match unless_again(methods.call_method(name!("write"), [&*data]))? {
-        Some(count) => Ok(Progress::Bytes(usize::try_from(index_value(&count)?).unwrap_or(0))),
+        Some(count) => {
+            let count = usize::try_from(index_value(&count)?).unwrap_or(0);
+            Ok(Progress::Bytes(count.min(bytes.len())))
+        }
         None => Ok(Progress::Later),
     }
 }
