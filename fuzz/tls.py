@@ -243,6 +243,10 @@ def start(
     mine = context(sides[0], version, ours)
     making = begin(connection, how, mine, lambda: connection.protocol(buffered), **timeouts)
     connection.task = world.spawn(connection.channel, making)
+    if "ssl_handshake_timeout" in timeouts:
+        # It comes at its time, not at rest.
+        come = world.awaiting()
+        connection.task.add_done_callback(lambda task: come())
     world.rest()
     return connection
 
@@ -279,10 +283,6 @@ def tls_trouble(world, how, version, trouble):
         peer.send_raw(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     elif trouble == "end":
         peer.shutdown(socket.SHUT_WR)
-    elif trouble == "silence":
-        come = world.awaiting()
-        connection.task.add_done_callback(lambda task: come())
-        world.rest()
     connection.is_peers_account_closed = True
     settle(connection)
 
