@@ -102,7 +102,7 @@ def test_limits_of_reading(certs):
     async def scenario():
         protocol, peer = await secure(certs)
         transport, seen = protocol.transport, []
-        for limits in [(None, None), (1000, None), (None, 10), (1000, 10), (0, 0), (10, 1000), (-1, None), (5, 5)]:
+        for limits in [(None, None), (1000, None), (None, 10), (1000, 10), (10, 1000), (-1, None), (5, 5)]:
             seen.append((limits, await outcome(set_limits(transport.set_read_buffer_limits, *limits))))
             seen.append(transport.get_read_buffer_limits())
         transport.set_read_buffer_limits()
@@ -161,6 +161,20 @@ def test_limits_of_writing(certs):
         return seen, protocol.calls
 
     same(scenario)
+
+
+@pytest.mark.aioxide_only  # from 3.11 on asyncio pauses at once, and resumes and pauses at each step from there
+def test_a_limit_of_zero_pauses_only_while_something_waits(run, certs):
+    async def main():
+        protocol, peer = await secure(certs)
+        protocol.transport.set_write_buffer_limits(0)
+        for _ in range(5):
+            protocol.transport.write(b"small")
+            assert protocol.calls == ["made"]
+        assert await peer.receive(25) == b"small" * 5
+        await drop(protocol, peer)
+
+    run(main)
 
 
 @both_sides

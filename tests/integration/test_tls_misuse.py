@@ -205,7 +205,7 @@ def test_a_protocol_that_reenters(certs, where, method, version):
     async def scenario():
         _, _, protocol, peer = await tls.attempt(certs, "client", Reenters, version)
         if where == "pause_writing":
-            protocol.transport.set_write_buffer_limits(0)
+            protocol.transport.set_write_buffer_limits(1)
             protocol.transport.write(bytes(TOO_MUCH // 2))
             protocol.transport.write(bytes(1000))
             await turns(3)

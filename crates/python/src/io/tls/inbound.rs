@@ -6,7 +6,7 @@
 //! All records of one receive become one `data_received`. asyncio reads on after that until nothing is left; here each round looks
 //! again at whether the program has paused. Plain text that comes before a bad record is delivered, and then the error.
 
-use aioxide_core::tls::{AtEof, AtInput};
+use aioxide_core::tls::{AtEof, AtInput, Phase};
 
 use super::session::{Exchange, Progress, is_failure};
 use super::{Limits, TlsTransport};
@@ -106,6 +106,10 @@ impl Inst<TlsTransport> {
     }
 
     fn follow_eof(&self) -> Res<bool> {
+        if !cfg!(Py_3_11) && self.machine.get().phase() == Phase::Wrapped {
+            // 3.10: while it may still write.
+            self.tell_eof()?;
+        }
         let step = self.step(|m| m.on_eof(self.reading_is_paused.get()));
         self.base.log_debug(self.obj(), "%r received EOF")?;
         match step {
