@@ -1,7 +1,7 @@
 """Every awaitable method of the loop, and of what the loop gives, is cancelled at each of its suspension points.
 
-The table of scenarios is held against the classes themselves: a method without a scenario fails the test, and so does
-one that is marked as missing and is not. After each cancellation no descriptor, task, timer or zombie is left.
+The table of scenarios is held against the classes themselves: a method without a scenario fails the test. After each
+cancellation no descriptor, task, timer or zombie is left.
 `test_cancellation` looks closer at connections, servers and `sock_*`.
 """
 
@@ -10,23 +10,20 @@ import contextlib
 import inspect
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 
 import aioxide
 import pytest
 from cancelling import at_every_point
 from children import CAT, Child, assert_no_zombie, await_waiting_threads
 from differential import awaited
-from peers import Recorder, close, tcp_pair, turns
+from peers import PATIENCE_S, Recorder, close, tcp_pair, turns
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*scheduled after loop.shutdown_asyncgens:ResourceWarning")]
-
-#: (class, name) -> reason.
-EXEMPT = {
-    ("loop", "start_tls"): "TLS is not there yet",
-}
 
 #: Where asyncio itself leaves sockets or children to the garbage collector, or never ends when it is cancelled twice.
 ASYNCIO_LEAVES = {
@@ -148,14 +145,15 @@ async def start_serving(name, loop, stack):
 async def uncancelled(awaitable):
     """The set-up of a scenario, without a point where it can be cancelled: its own steps are driven to their end."""
     task = asyncio.ensure_future(awaitable)
+    cancelled = None
     while not task.done():
         try:
             await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise
-            undo_set_up(await task)
-            raise
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        undo_set_up(task.result())
+        raise cancelled
     return task.result()
 
 
@@ -163,6 +161,8 @@ def undo_set_up(made):
     """A set-up that was cancelled leaves nothing either."""
     if hasattr(made, "sockets"):
         made.close()
+    elif isinstance(made, tuple):
+        made[0].abort()
     elif hasattr(made, "kill"):
         with contextlib.suppress(ProcessLookupError):
             made.kill()
@@ -204,6 +204,40 @@ async def wait_closed(name, loop, stack):
         await server.wait_closed()
 
     return make, nothing, 1
+
+
+# --- TLS -------------------------------------------------------------------------------------------
+
+
+def anonymous(purpose):
+    """A context that needs no certificate."""
+    context = ssl.SSLContext(purpose)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AECDH-AES256-SHA:@SECLEVEL=0")
+    return context
+
+
+@scenario("start_tls")
+async def start_tls(name, loop, stack):
+    server, client = anonymous(ssl.PROTOCOL_TLS_SERVER), anonymous(ssl.PROTOCOL_TLS_CLIENT)
+
+    def answer(sock):
+        sock.settimeout(PATIENCE_S)
+        with sock, contextlib.suppress(OSError), server.wrap_socket(sock, server_side=True) as secured:
+            secured.recv(1)
+
+    async def make():
+        here, there = tcp_pair()
+        peer = threading.Thread(target=answer, args=(there,))
+        peer.start()
+        stack.callback(peer.join)
+        transport, protocol = await uncancelled(loop.create_connection(Recorder, sock=here))
+        protocol.transport = await loop.start_tls(transport, protocol, client)
+        return protocol.transport, protocol
+
+    return make, end, 1
 
 
 # --- datagrams and pipes ---------------------------------------------------------------------------
@@ -432,37 +466,16 @@ def methods():
     return found
 
 
-def is_missing(of, name):
-    """Whether aioxide only says that it has no such thing yet."""
-    if of in ("process", "asyncio"):
-        of, name = "loop", "subprocess_exec"
-    method = getattr(aioxide.EventLoop, name, None) if of == "loop" else None
-    return "not implemented yet" in (getattr(method, "__doc__", None) or "")
-
-
 def test_every_awaitable_method_has_a_scenario():
-    assert methods() - EXEMPT.keys() == SCENARIOS.keys()
-    assert not EXEMPT.keys() & SCENARIOS.keys()
-
-
-def test_what_is_exempt_is_missing():
-    loop = aioxide.EventLoop()
-    for of, name in EXEMPT:
-        assert of == "loop"
-        with pytest.raises(NotImplementedError, match="not implemented yet"):
-            loop.run_until_complete(getattr(loop, name)(None, None, None))
-    loop.close()
+    assert methods() == SCENARIOS.keys()
 
 
 def cases():
     for of, name in sorted(SCENARIOS):
         for loop_name in ("asyncio", "aioxide"):
-            marks = []
-            if loop_name == "aioxide" and is_missing(of, name):
-                marks = [pytest.mark.xfail(raises=NotImplementedError, strict=True)]
             if loop_name == "asyncio" and (of, name) in ASYNCIO_LEAVES:
                 continue
-            yield pytest.param(of, name, loop_name, marks=marks, id=f"{of}.{name}-{loop_name}")
+            yield pytest.param(of, name, loop_name, id=f"{of}.{name}-{loop_name}")
 
 
 @pytest.fixture

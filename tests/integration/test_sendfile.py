@@ -178,6 +178,8 @@ class Piped(transports._FlowControlMixin, asyncio.Transport):
 
     _sendfile_compatible = constants._SendfileMode.FALLBACK
     pause = 0.0001
+    #: Nothing is passed on.
+    is_stuck = False
 
     def __init__(self, loop, protocol):
         super().__init__(loop=loop)
@@ -214,7 +216,7 @@ class Piped(transports._FlowControlMixin, asyncio.Transport):
         self._maybe_pause_protocol()
 
     def _pump(self):
-        if self._closing:
+        if self._closing or self.is_stuck:
             return
         self.sent += self.queue.pop(0)
         self._maybe_resume_protocol()
@@ -269,6 +271,9 @@ def test_a_transport_of_somebody_elses_that_is_lost(sent_file, error):
             else:
                 while not transport._protocol_paused:
                     await asyncio.sleep(0)
+                # The next piece is read from the file by now, and waits.
+                transport.is_stuck = True
+                await asyncio.sleep(0.05)
                 transport.lose(error)
             result = await sending
         return result, protocol.calls, transport.get_protocol() is protocol

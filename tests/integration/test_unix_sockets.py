@@ -411,20 +411,24 @@ def test_a_keyword_of_a_later_python_is_refused(run, directory):
     run(main)
 
 
-@pytest.mark.aioxide_only  # asyncio's goes on to the handshake
-def test_tls_is_refused_after_the_arguments(run, directory):
+def test_with_tls_paths_are_the_same(directory):
     ssl = pytest.importorskip("ssl")
 
-    async def main():
+    async def scenario():
         loop = asyncio.get_running_loop()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        with pytest.raises(NotImplementedError, match="TLS"):
-            await loop.create_unix_connection(Recorder, "at.sock", ssl=context, server_hostname="h")
-        with pytest.raises(NotImplementedError, match="TLS"):
-            await loop.create_unix_server(Recorder, "at.sock", ssl=context)
-        assert os.listdir() == []
+        client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        seen = [await outcome(loop.create_unix_connection(Recorder, "at.sock", ssl=client, server_hostname="h"))]
+        listening = await loop.create_unix_server(Recorder, "at.sock", ssl=server)
+        seen.append(os.listdir())
+        listening.close()
+        await listening.wait_closed()
+        seen.append(os.listdir())
+        for left in os.listdir():
+            os.remove(left)
+        return seen
 
-    run(main)
+    missing, there, _ = same(scenario)
+    assert (missing[0], there) == ("raises", ["at.sock"])
 
 
 # --- ends ----------------------------------------------------------------------------------------

@@ -57,6 +57,33 @@ def datagram_echo():
 
 
 @scenario
+def datagram_protocol_raises():
+    """Whoever keeps the report has its handle, through which no cycle may lead that nobody collects."""
+
+    class Raises(Datagrams):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            self.transport.pause_reading()
+            self.transport.resume_reading()
+            raise ZeroDivisionError
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        _, protocol = await loop.create_datagram_endpoint(Raises, local_addr=("127.0.0.1", 0))
+        protocol.reports = []
+        loop.set_exception_handler(lambda loop, context: protocol.reports.append(context))
+        protocol.transport.sendto(b"hello", protocol.transport.get_extra_info("sockname"))
+        await protocol.got
+        while not protocol.reports:
+            await asyncio.sleep(0)
+        assert protocol.reports[0]["handle"]
+        protocol.transport.close()
+        await protocol.lost
+
+    run(main)
+
+
+@scenario
 def datagram_error_received():
     async def main():
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
