@@ -394,6 +394,8 @@ def test_streams_transfer_both_ways(run, certs, version):
         random_ = random.Random(3)
         data = random_.randbytes(3_000_000)
 
+        over = asyncio.Event()
+
         async def echo(reader, writer):
             while piece := await reader.read(random_.randrange(1, 100_000)):
                 writer.write(piece)
@@ -401,6 +403,7 @@ def test_streams_transfer_both_ways(run, certs, version):
                 if random_.random() < 0.05:
                     await asyncio.sleep(0.001)
             writer.close()
+            over.set()
 
         server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server_context)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=client_context, limit=5000)
@@ -421,6 +424,7 @@ def test_streams_transfer_both_ways(run, certs, version):
         assert got == data
         writer.close()
         await writer.wait_closed()
+        await over.wait()
         server.close()
         await server.wait_closed()
 
@@ -434,12 +438,15 @@ def test_reads_of_a_stream(run, certs, call):
     async def main():
         server_context, client_context = certs.shared()
 
+        over = asyncio.Event()
+
         async def send(reader, writer):
             for line in lines:
                 writer.write(line)
             await writer.drain()
             writer.close()
             await writer.wait_closed()
+            over.set()
 
         server = await asyncio.start_server(send, "127.0.0.1", 0, ssl=server_context)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=client_context)
@@ -455,6 +462,7 @@ def test_reads_of_a_stream(run, certs, call):
         assert got == lines
         writer.close()
         await writer.wait_closed()
+        await over.wait()
         server.close()
         await server.wait_closed()
 

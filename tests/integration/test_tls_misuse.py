@@ -391,7 +391,6 @@ METHODS = [
     ("get_protocol", ()),
     ("get_extra_info", ("peername",)),
     ("get_extra_info", ("cipher", "?")),
-    ("_force_close", (None,)),
 ]
 
 

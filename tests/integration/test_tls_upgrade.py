@@ -285,7 +285,7 @@ def test_streams_are_upgraded(run, certs, version):
 
     async def main():
         server_context, client_context = certs.shared(version)
-        seen = []
+        seen, over = [], asyncio.Event()
 
         async def serve(reader, writer):
             assert await reader.readline() == b"STARTTLS\n"
@@ -297,6 +297,7 @@ def test_streams_are_upgraded(run, certs, version):
             writer.write(b"x" * 300_000)
             writer.close()
             await writer.wait_closed()
+            over.set()
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
@@ -309,6 +310,7 @@ def test_streams_are_upgraded(run, certs, version):
         assert await reader.read() == b"x" * 300_000
         writer.close()
         await writer.wait_closed()
+        await over.wait()
         server.close()
         await server.wait_closed()
         assert seen == [True]
