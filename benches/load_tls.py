@@ -36,7 +36,10 @@ from benches.stopwatch import (
 )
 
 KIB = 1024
-AHEAD = 24 * KIB * KIB  # bytes of messages that are encrypted at a time, over all connections
+AHEAD, AHEAD_BYTES = (
+    20_000,
+    24 * KIB * KIB,
+)  # messages that are encrypted at a time, over all connections, and the most that they hold
 ROOM = 256 * KIB
 HEADER = 5  # of a record
 SEAL = 17  # of a TLS 1.3 record with AES-GCM or ChaCha20-Poly1305: a type and a tag
@@ -188,7 +191,7 @@ class Clients:
             peer.without_timeout()
 
     def encrypt_ahead(self) -> None:
-        number = max(1, AHEAD // len(self.request) // len(self.by_fd))
+        number = max(1, min(AHEAD, AHEAD_BYTES // len(self.request)) // len(self.by_fd))
         for peer in self.by_fd.values():
             peer.encrypt_ahead(self.request, number - len(peer.ahead))
 
@@ -391,7 +394,7 @@ class Server:
         peer.send(self.request)
 
     def encrypt_ahead(self, peer: Peer) -> None:
-        number = AHEAD // len(RESPONSE) // self.connections // 8
+        number = AHEAD // self.connections
         peer.encrypt_ahead(RESPONSE, number - len(peer.ahead))
 
     def serve(self, requests: int, deadline: float) -> int:

@@ -14,6 +14,8 @@ AIOXIDE_HAS = {
     "subprocess": True,
     "signals": True,
     "sendfile": True,
+    # Of 3.10 asyncio's TLS is another one, full of faults.
+    **({"tls": True} if sys.version_info >= (3, 11) else {}),
 }
 
 
@@ -29,6 +31,8 @@ class Operation(NamedTuple):
     rests: bool
     #: Not inside a callback: what a callback has written may be held until its end.
     outside: bool
+    #: It makes what other steps of the feature work on, so it may always be drawn with these.
+    begins: bool
 
 
 OPERATIONS: dict[str, Operation] = {}
@@ -47,13 +51,14 @@ def one_of(*choices):
 index = up_to(8)
 
 
-def operation(weight, *draws, feature="base", channel="steps", rests=False, outside=False, since=(3, 10)):
+def operation(weight, *draws, feature="base", channel="steps", rests=False, outside=False, since=(3, 10), begins=False):
     """Put a function into the table, under its name."""
 
     def enter(call):
         if sys.version_info >= since:
             assert call.__name__ not in OPERATIONS
-            OPERATIONS[call.__name__] = Operation(call.__name__, weight, draws, call, feature, channel, rests, outside)
+            made = Operation(call.__name__, weight, draws, call, feature, channel, rests, outside, begins)
+            OPERATIONS[call.__name__] = made
         return call
 
     return enter

@@ -7,11 +7,15 @@ told from data, so that a sequence that fails does so again.
 import asyncio
 import os
 import signal
+import ssl
 import time
 
 
 class Counting(asyncio.SelectorEventLoop):
     """Says of the n-th call of something that it is the n-th."""
+
+    #: Whose steps find the bug.
+    feature = "base"
 
     def __init__(self):
         super().__init__()
@@ -85,6 +89,11 @@ class leaks_a_descriptor(Counting):
         if self.nth("transport") % 3 == 0:
             os.dup(sock.fileno())
         return super()._make_socket_transport(sock, protocol, waiter, **options)
+
+    def _make_ssl_transport(self, sock, *args, **options):
+        if self.nth("transport") % 3 == 0:
+            os.dup(sock.fileno())
+        return super()._make_ssl_transport(sock, *args, **options)
 
 
 class FaultySocketTransport(asyncio.selector_events._SelectorSocketTransport):
@@ -167,7 +176,12 @@ class loses_a_removal(Counting):
 
 
 class dies(Counting):
-    """Of a signal, when a reader is added for the fourth time."""
+    """Of a signal, when a reader is added for the fourth time, or a connection with TLS is made."""
+
+    def _make_ssl_transport(self, *args, **options):
+        if self.nth("secure") == 4:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super()._make_ssl_transport(*args, **options)
 
     def add_reader(self, *args):
         if self.nth("reader") == 4:
@@ -182,3 +196,98 @@ class hangs(Counting):
         if self.nth("writer") == 3:
             time.sleep(1000)
         return super().add_writer(*args)
+
+
+# --- TLS -------------------------------------------------------------------------------------------
+
+
+class Cutting:
+    """An SSLObject that loses a byte between the records of one receive."""
+
+    def __init__(self, inner):
+        self._inner, self._records = inner, 0
+
+    def read(self, *args):
+        data = self._inner.read(*args)
+        self._records += 1
+        return data[1:] if self._records > 1 and len(data) > 1 else data
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+
+class FaultyTls(asyncio.sslproto.SSLProtocol):
+    """TLS with bugs, switched on by the loop's class."""
+
+    def _has(self, bug):
+        return type(self._loop).__name__ == bug
+
+    def _do_read__copied(self):
+        inner = self._sslobj
+        if self._has("loses_a_byte_between_records"):
+            self._sslobj = Cutting(inner)
+        try:
+            super()._do_read__copied()
+        finally:
+            self._sslobj = inner
+
+    def _call_eof_received(self):
+        protocol, before = self._app_protocol, self._app_state
+        super()._call_eof_received()
+        if self._has("tells_the_end_of_tls_twice") and before is not self._app_state:
+            protocol.eof_received()
+
+    def _start_shutdown(self):
+        if self._has("closes_without_flush") and self._ssl_writing_paused:
+            self._outgoing.read()
+        super()._start_shutdown()
+
+    def _fatal_error(self, error, *message):
+        if self._has("swallows_an_error_of_tls") and isinstance(error, ssl.SSLError):
+            self._transport._force_close(None)
+        else:
+            super()._fatal_error(error, *message)
+
+    def _pause_reading(self):
+        if not self._has("reads_tls_while_paused") or not self._app_protocol_is_buffer:
+            super()._pause_reading()
+
+    def _check_shutdown_timeout(self):
+        if not self._has("forgets_the_shutdown_timer"):
+            super()._check_shutdown_timeout()
+
+
+class WithFaultyTls(Counting):
+    feature = "tls"
+
+    def _make_ssl_transport(self, *args, **options):
+        module = asyncio.sslproto
+        stock, module.SSLProtocol = module.SSLProtocol, FaultyTls
+        try:
+            return super()._make_ssl_transport(*args, **options)
+        finally:
+            module.SSLProtocol = stock
+
+
+class loses_a_byte_between_records(WithFaultyTls):
+    """Of one receive."""
+
+
+class tells_the_end_of_tls_twice(WithFaultyTls):
+    """Where the peer has sent close_notify."""
+
+
+class closes_without_flush(WithFaultyTls):
+    """What waits for the transport below is lost."""
+
+
+class swallows_an_error_of_tls(WithFaultyTls):
+    """The program sees a clean end."""
+
+
+class reads_tls_while_paused(WithFaultyTls):
+    """Into a buffer of the protocol's."""
+
+
+class forgets_the_shutdown_timer(WithFaultyTls):
+    """A peer that does not answer holds the connection for good."""

@@ -2,7 +2,7 @@
 
 import random
 
-from . import connections, endpoints, scheduling, sockets, system  # noqa: F401  # they fill the table
+from . import connections, endpoints, scheduling, sockets, system, tls  # noqa: F401  # they fill the table
 from .operations import OPERATIONS
 
 
@@ -11,6 +11,8 @@ def draw(seed, features, length=60):
     chance = random.Random(seed)
     known = [operation for operation in OPERATIONS.values() if operation.feature in features]
     chosen = chance.sample(known, min(len(known), chance.choice([8, 15, 30, len(known)])))
+    dwelt_on = {operation.feature for operation in chosen}
+    chosen += [it for it in known if it.begins and it.feature in dwelt_on and it not in chosen]
     weights = [operation.weight for operation in chosen]
     steps = []
     for _ in range(chance.randrange(length // 3, length + 1)):

@@ -69,6 +69,7 @@ class World:
         self.joining = set()
         self.locks, self.events, self.queues = [], [], []
         self.connections, self.servers, self.sockets, self.watched = [], [], [], []
+        self.secure = []
         self.endpoints, self.processes, self.pipes, self.signals = [], [], [], set()
         self.threads = []
         #: Called at the end, the last first: close what asyncio leaves to its user.

@@ -16,6 +16,9 @@ import traceback
 
 import aioxide
 
+sys.path.insert(1, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from certificates import contexts
+
 CALLS = 40
 LIMIT_S = 60
 
@@ -96,15 +99,20 @@ class Echo(asyncio.Protocol):
 
 async def echo(rng):
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Echo, "127.0.0.1", 0)
+    server_context, client_context = contexts() if rng.random() < 0.5 else (None, None)
+    server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=server_context)
     async with server:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        reader, writer = await asyncio.open_connection(
+            *server.sockets[0].getsockname(),
+            ssl=client_context,
+            server_hostname="localhost" if client_context else None,
+        )
         for _ in range(CALLS // 4):
             data = rng.randbytes(rng.choice((1, 100, 70_000)))
             writer.write(data)
             if await reader.readexactly(len(data)) != data:
                 fail("the echo is not what was sent")
-            count("echoes")
+            count("echoes with TLS" if client_context else "echoes")
         writer.close()
         await writer.wait_closed()
 

@@ -5,7 +5,9 @@ memory and a plain socket, so that a test decides what each segment on the wire 
 """
 
 import asyncio
+import contextlib
 import difflib
+import functools
 import gc
 import logging
 import pprint
@@ -18,8 +20,8 @@ import sys
 import time
 import warnings
 
-from differential import LIMIT_S, LOOPS, describe, plain
-from peers import Recorder, tcp_pair, turns
+from differential import LIMIT_S, LOOPS, describe, outcome, plain
+from peers import PATIENCE_S, Recorder, tcp_pair, turns
 
 #: 3.11 has asyncio's second sslproto: another state machine, and timeouts of the shutdown.
 NEW = sys.version_info >= (3, 11)
@@ -92,9 +94,7 @@ class Certificates:
             if alternatives:
                 extensions += f"subjectAltName={alternatives}\n"
             self.path(f"{name}.ext").write_text(extensions)
-            signer = (
-                ("-cert", f"{ca}.pem", "-keyfile", "ec.key") if ca else ("-selfsign", "-keyfile", f"{key}.key")
-            )
+            signer = ("-cert", f"{ca}.pem", "-keyfile", "ec.key") if ca else ("-selfsign", "-keyfile", f"{key}.key")
             self._openssl("ca", "-batch", "-notext", "-config", "openssl.cnf", *signer, "-in", f"{name}.csr", "-out",
                           f"{name}.pem", "-startdate", start, "-enddate", end, "-extfile", f"{name}.ext")  # fmt: skip
         authority = ("-cert", "ca.pem", "-keyfile", "ec.key")
@@ -136,6 +136,11 @@ class Certificates:
     def contexts(self, version=None):
         """(server's, client's)"""
         return self.server(version=version), self.client(version=version)
+
+    @functools.cache  # noqa: B019  one object per session
+    def shared(self, version=None):
+        """The same, for who changes nothing in them."""
+        return self.contexts(version)
 
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -216,6 +221,8 @@ class Peer:
         while True:
             try:
                 piece = await self.through(self.tls.read, 1 << 16)
+            except ssl.SSLZeroReturnError:  # after our own
+                return bytes(data), "close_notify"
             except OSError as error:
                 return bytes(data), type(error).__name__
             if not piece:
@@ -224,10 +231,8 @@ class Peer:
 
     def close_notify(self):
         """The record, and no wait for the answer."""
-        try:
+        with contextlib.suppress(ssl.SSLError):  # it wants the answer, or finds data before it
             self.tls.unwrap()
-        except ssl.SSLWantReadError:
-            pass
         return self.outgoing.read()
 
     def shut(self):
@@ -249,7 +254,7 @@ def opening(make, sock, context, side="client", **options):
 def half_secure(certs, side, make=Recorder, version=None, contexts=None, **options):
     """A task that opens a transport, and its peer, which has not begun."""
     here, there = tcp_pair()
-    server, client = contexts or certs.contexts(version)
+    server, client = contexts or certs.shared(version)
     if side == "client":
         peer = Peer(there, server, server_side=True)
     else:
@@ -265,10 +270,27 @@ async def secure(certs, side="client", make=Recorder, version=None, contexts=Non
     return protocol, peer
 
 
+async def attempt(certs, side, make=Recorder, version=None, contexts=None, **options):
+    """A handshake that may fail: (what came of it, what the peer saw, the protocol or None, the peer)."""
+    task, peer = half_secure(certs, side, make, version, contexts, **options)
+    with_peer = asyncio.ensure_future(outcome(peer.handshake()))
+    await asyncio.wait([task], timeout=PATIENCE_S / 2)
+    assert task.done(), "the handshake does not end"
+    kind, result = await outcome(task)
+    protocol = result[1] if kind == "is" else None
+    if protocol is None:
+        with contextlib.suppress(OSError):  # it was reset
+            peer.shut()
+    kind_of_peer, seen_by_peer = await asyncio.wait_for(with_peer, PATIENCE_S / 2)
+    if kind_of_peer == "is":
+        seen_by_peer = None
+    return (kind, None if protocol else result), (kind_of_peer, seen_by_peer), protocol, peer
+
+
 async def secure_pair(certs, make=Recorder, version=None, contexts=None, **options):
     """Two protocols, both on this loop: (client's, server's)."""
     here, there = tcp_pair()
-    server, client = contexts or certs.contexts(version)
+    server, client = contexts or certs.shared(version)
     (_, one), (_, other) = await asyncio.gather(
         opening(make, here, client, "client", **options), opening(make, there, server, "server", **options)
     )
@@ -306,7 +328,9 @@ async def calm(seconds=0.05):
 
 _NOISE = [
     (re.compile(r"<asyncio\.sslproto\.SSLProtocol object at 0x[0-9a-f]*>"), "<TLS>"),
+    (re.compile(r"<SSLTransport\b[^'\n]*?bufsize=\d+>>>|<SSLTransport[^<>]*(<[^<>]*>)?>"), "<TLS>"),
     (re.compile(r"took \d+\.\d+ ms"), "took TIME"),
+    (re.compile(r"<asyncio\.sslproto\._SSLProtocolTransport object at 0x[0-9a-f]*>"), "<TLS>"),
     (re.compile(r"\b_SSLProtocolTransport\b"), "SSLTransport"),
 ]
 _NOT_COMPARED = re.compile(r"Using selector|^poll |Executing <|is serving|connected to")
@@ -328,6 +352,8 @@ class _Log(logging.Handler):
         text = record.getMessage()
         if not _NOT_COMPARED.search(text):
             error = record.exc_info[1] if record.exc_info else None
+            if isinstance(error, ConnectionAbortedError):
+                error = None  # of a timeout: asyncio asks for it where none is being handled
             self.lines.append((record.levelname, plain_tls(text), describe(error)))
 
 
@@ -344,7 +370,9 @@ def observe(name, scenario, *args, debug=False, unclosed=False):
 
     logger = logging.getLogger("asyncio")
     level, old_hook = logger.level, sys.unraisablehook
-    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()  # what a failed test has left
     loop = LOOPS[name]()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")

@@ -20,6 +20,8 @@ import threading
 import time
 import warnings
 
+sys.path.insert(1, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 import datagram_scenarios  # noqa: F401
 import network_scenarios  # noqa: F401
 import pipe_scenarios  # noqa: F401

@@ -1,28 +1,11 @@
 """Scenarios of the refleak hunt: TLS, by either engine (AIOXIDE_TLS=fallback chooses the second)."""
 
 import asyncio
-import functools
-import os
 import ssl
-import subprocess
-import tempfile
 
+from certificates import contexts
 from network_scenarios import BufferedEcho, Client, Echo
 from scenario import run, scenario
-
-OPENSSL = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-
-
-@functools.cache
-def contexts():
-    """Of a server and of its client, made once: what OpenSSL keeps of a context is not looked for."""
-    with tempfile.TemporaryDirectory() as folder:
-        key, certificate = os.path.join(folder, "key"), os.path.join(folder, "certificate")
-        files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
-        subprocess.run([*OPENSSL.split(), *files], check=True, capture_output=True)
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server.load_cert_chain(certificate, key)
-        return server, ssl.create_default_context(cafile=certificate)
 
 
 def strangers():

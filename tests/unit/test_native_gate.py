@@ -23,13 +23,11 @@ import io
 import os
 import selectors
 import socket
-import ssl
-import subprocess
 import sys
-import tempfile
 
 import aioxide
 import pytest
+from certificates import contexts
 
 N = 1000
 
@@ -148,24 +146,9 @@ async def echoes(loop, watch):
     await server.wait_closed()
 
 
-@functools.cache
-def tls_contexts():
-    """Of a server and of its client, with a certificate that is made for them."""
-    with tempfile.TemporaryDirectory() as folder:
-        key, certificate = os.path.join(folder, "key"), os.path.join(folder, "certificate")
-        command = (
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-        )
-        names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
-        subprocess.run([*command.split(), *names], check=True, capture_output=True)
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server.load_cert_chain(certificate, key)
-        return server, ssl.create_default_context(cafile=certificate)
-
-
 async def tls_echoes(loop, watch):
     """The first ones with TLS."""
-    server_context, client_context = tls_contexts()
+    server_context, client_context = contexts()
     echo, pinger = Echo(loop), Pinger(loop)
     server = await loop.create_server(lambda: echo, "127.0.0.1", 0, ssl=server_context)
     address = server.sockets[0].getsockname()

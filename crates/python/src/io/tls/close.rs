@@ -61,6 +61,10 @@ impl Inst<TlsTransport> {
 
     /// Same as `_do_flush`, when `input` has come.
     pub(super) fn flush(&self, input: &[u8]) -> Res<()> {
+        if self.is_delivering.get() && self.has_more() {
+            self.flush_is_due.set(true);
+            return self.session.keep(input);
+        }
         self.read(input)?;
         if self.step(|m| m.shut_down()) { self.shut_down(&[]) } else { Ok(()) }
     }

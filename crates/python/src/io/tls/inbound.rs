@@ -147,11 +147,29 @@ impl Inst<TlsTransport> {
         if self.base.protocol.is_buffered() {
             return self.read_into_protocol(input);
         }
+        if self.is_delivering.replace(true) {
+            // From inside of `data_received`: the round that is on goes on afterwards.
+            return self.session.keep(input);
+        }
+        let outcome = self.read_all(input);
+        self.is_delivering.set(false);
+        if !self.flush_is_due.replace(false) {
+            return outcome;
+        }
+        finally(outcome, || self.flush(&[]))
+    }
+
+    fn read_all(&self, input: &[u8]) -> Res<()> {
         self.read_bytes(input)?;
-        while self.inside.get() == Inside::Left && self.machine.get().reads() && !self.reading_is_paused.get() {
+        while self.has_more() && self.machine.get().reads() && !self.reading_is_paused.get() {
             self.read_bytes(&[])?;
         }
         Ok(())
+    }
+
+    /// Is there something that one more read would give?
+    pub(super) fn has_more(&self) -> bool {
+        self.inside.get() == Inside::Left
     }
 
     /// One round for a protocol that takes bytes.
