@@ -313,7 +313,9 @@ def tls_slow(world, how, version):
     connection.close()
 
 
-@operation(1, versions, one_of(*INSIDE), one_of(*INSIDE), up_to(2), feature="tls", outside=True, rests=True, since=(3, 11))
+@operation(
+    1, versions, one_of(*INSIDE), one_of(*INSIDE), up_to(2), feature="tls", outside=True, rests=True, since=(3, 11)
+)
 def tls_both_ends(world, version, inside, other, buffered):
     """A server and a client of the same loop."""
     if inside == other == "write in data":

@@ -102,7 +102,7 @@ def test_limits_of_reading(certs):
     async def scenario():
         protocol, peer = await secure(certs)
         transport, seen = protocol.transport, []
-        for limits in [(None, None), (1000, None), (None, 10), (1000, 10), (10, 1000), (-1, None), (5, 5)]:
+        for limits in [(None, None), (1000, None), (None, 10), (1000, 10), (0, 0), (10, 1000), (-1, None), (5, 5)]:
             seen.append((limits, await outcome(set_limits(transport.set_read_buffer_limits, *limits))))
             seen.append(transport.get_read_buffer_limits())
         transport.set_read_buffer_limits()
@@ -153,7 +153,7 @@ def test_limits_of_writing(certs):
     async def scenario():
         protocol, peer = await secure(certs)
         transport, seen = protocol.transport, [protocol.transport.get_write_buffer_limits()]
-        for limits in [(None, None), (1000, None), (None, 10), (1000, 10), (0, 0), (10, 1000), (-1, None), (5, 5)]:
+        for limits in [(None, None), (1000, None), (None, 10), (1000, 10), (10, 1000), (-1, None), (5, 5)]:
             seen.append((limits, await outcome(set_limits(transport.set_write_buffer_limits, *limits))))
             seen.append(transport.get_write_buffer_limits())
         await turns(3)
