@@ -19,7 +19,7 @@ GATE_SEED := 1
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev release demo tour test test-rust test-python lint format layout typing bench conformance fuzz soundness \
+.PHONY: help venv dev release demo tour test test-rust test-python lint format layout typing bench conformance fuzz fuzz-records soundness \
   free-threading loom clean
 
 help: ## Show this list
@@ -58,7 +58,11 @@ test-rust: ## The core's tests, without an interpreter
 
 test-python: dev ## Unit tests, tour, nativeness gate, fuzzer with fixed seeds, and conformance
 	@$(PY) tools/side_by_side.py "$(PY) -m pytest -q tests/integration" "$(PY) -m pytest -q tests/unit"
+	@AIOXIDE_TLS=fallback $(PY) -m pytest -q -k "not asyncio" tests/integration/test_tls_*.py
 	@$(PY) -m fuzz --jobs $(JOBS) --seed $(GATE_SEED)
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || exit 0; \
+	  AIOXIDE_TLS=fallback $(PY) -m fuzz --jobs $(JOBS) --seed $(GATE_SEED) --features tls --steps 4000
+	@$(PY) -m fuzz.records --cases 120
 	@$(PY) tests/conformance/run.py -j $(JOBS)
 
 conformance: dev ## CPython's own asyncio tests, all groups
@@ -87,6 +91,9 @@ layout: ## The layers' direction and the unsafe fence
 
 fuzz: dev ## A million random calls on both loops, others each time; FUZZ="--minutes 10 --seed 5 --keep-going"
 	@$(PY) -m fuzz --jobs $(JOBS) --steps 1000000 $(FUZZ)
+
+fuzz-records: dev ## Mutated TLS records against both engines, others each time; RECORDS="--minutes 10 --seed 5"
+	@$(PY) -m fuzz.records --seed $$(date +%s) --cases 20000 $(RECORDS)
 
 soundness: ## Debug interpreter with a refleak hunt; the inbox under loom; longer model tests
 	@$(PYTHON) tools/soundness.py

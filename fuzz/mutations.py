@@ -39,7 +39,9 @@ def drop(chance, record):
 
 
 def length(chance, record):
-    size = chance.choice([0, 1, len(record) - HEADER - 1, len(record) - HEADER + 1, 16_385, 16_640, 18_432, 18_433, 65_535])
+    size = chance.choice(
+        [0, 1, len(record) - HEADER - 1, len(record) - HEADER + 1, 16_385, 16_640, 18_432, 18_433, 65_535]
+    )
     return [record[:3] + max(0, size).to_bytes(2, "big") + record[HEADER:]]
 
 
@@ -84,6 +86,10 @@ class Mutator:
         self.cut_at = chance.randrange(1500) if chance.random() < 0.1 else None
         self.number = self.passed = 0
         self.has_mutated = False
+        #: Said by the case: both sides have their keys.
+        self.is_sealed = False
+        #: The inside of a sealed record is not what it was: this must be noticed.
+        self.has_broken = False
         self.held = b""
 
     def pass_on(self, data):
@@ -98,7 +104,10 @@ class Mutator:
                 continue
             if change is not None:
                 self.has_mutated = True
-                out += b"".join(change(self.chance, record))
+                changed = change(self.chance, record)
+                if change is flip and self.is_sealed and changed[0][:HEADER] == record[:HEADER]:
+                    self.has_broken = len(self.plan) == 1 and self.swapped is None and self.cut_at is None
+                out += b"".join(changed)
             else:
                 out += record
             out, self.held = out + self.held, b""

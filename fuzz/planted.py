@@ -90,6 +90,11 @@ class leaks_a_descriptor(Counting):
             os.dup(sock.fileno())
         return super()._make_socket_transport(sock, protocol, waiter, **options)
 
+    def _make_ssl_transport(self, sock, *args, **options):
+        if self.nth("transport") % 3 == 0:
+            os.dup(sock.fileno())
+        return super()._make_ssl_transport(sock, *args, **options)
+
 
 class FaultySocketTransport(asyncio.selector_events._SelectorSocketTransport):
     """A transport with bugs, switched on by the loop's class."""
@@ -171,7 +176,12 @@ class loses_a_removal(Counting):
 
 
 class dies(Counting):
-    """Of a signal, when a reader is added for the fourth time."""
+    """Of a signal, when a reader is added for the fourth time, or a connection with TLS is made."""
+
+    def _make_ssl_transport(self, *args, **options):
+        if self.nth("secure") == 4:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super()._make_ssl_transport(*args, **options)
 
     def add_reader(self, *args):
         if self.nth("reader") == 4:

@@ -32,18 +32,20 @@ import weakref
 from .mutations import Mutator
 from .tls_peers import FOLDER, Peer, context
 from .worker import loop_class
-from .world import descriptors, describe
+from .world import describe, descriptors
 
 #: Turns of the loop after which a case does not end.
 MOST_TURNS = 5000
-#: Seconds of a handshake or a shutdown that does not go on.
+#: Seconds of a handshake or a shutdown that does not go on, where the peer stays silent.
 SLOW_S = 0.03
 #: Seconds after which a case hangs.
 LIMIT_S = 20
+#: Seconds after which a timer of the loop counts as lost.
+LATE_S = 4
 ENGINES = ("direct", "fallback")
 #: Every so many cases the loop is watched doing nothing.
 WATCHED = 20
-#: asyncio loses this much in a case that shows nothing wrong: nothing.
+#: How a connection may end.
 ENDS = (ssl.SSLError, ConnectionError, TimeoutError, asyncio.TimeoutError, ssl.CertificateError)
 
 
@@ -186,14 +188,16 @@ class Case:
             self.outcome = error
 
     def run(self):
-        """None, or what asyncio must say as well."""
+        """None, or what asyncio must say as well: not of a race with a timer, nor of keys that differ."""
         version = self.chance.choice(["1.2", "1.3"])
         self.task = self.loop.create_task(self.connect(version))
         self.turn()
         (self.talk if self.is_live else self.replay)(version)
         self.finish()
         self.judge()
-        return None if self.is_live else [describe(self.outcome), self.program.ends, describe(self.program.end)]
+        if self.is_live or self.stays_silent:
+            return None
+        return [describe(self.outcome), self.program.ends, describe(self.program.end)]
 
     def replay(self, version):
         side = "client" if self.serves else "server"
@@ -217,6 +221,7 @@ class Case:
         left = [bytes(self.chance.choices(b"abc\n", k=7)) * self.chance.choice([1, 10, 3000]) for _ in range(4)]
         idle = 0
         while idle < 4:
+            self.mutator.is_sealed = peer.is_ready and self.is_wrapped()
             moved = self.exchange(peer)
             if peer.is_ready and left and peer.failure is None and self.chance.random() < 0.5:
                 moved = True
@@ -265,7 +270,7 @@ class Case:
 
     def finish(self):
         """The peer goes, unless the loop is to find out by its timers that it says no more."""
-        deadline = time.monotonic() + LIMIT_S / 2
+        deadline = time.monotonic() + LATE_S
         if not self.stays_silent:
             while self.sender.push():
                 self.turn()
@@ -310,6 +315,8 @@ class Case:
                 raise Wrong("the peer got what it did not write")
             if not self.mutator.has_mutated and not self.stays_silent:
                 self.judge_unharmed()
+            if self.mutator.has_broken and not self.closes and not self.stays_silent:
+                self.judge_broken()
         elif program.received:
             raise Wrong("it got data from a replay")
 
@@ -321,6 +328,10 @@ class Case:
             raise Wrong(f"{len(self.said)} bytes were written, {len(program.received)} came")
         if program.written != self.heard:
             raise Wrong(f"{len(program.written)} bytes were answered, {len(self.heard)} came")
+
+    def judge_broken(self):
+        if not isinstance(self.program.end, ssl.SSLError):
+            raise Wrong(f"a record was broken, and it ends with {self.program.end!r}")
 
 
 class Bench:
@@ -410,7 +421,9 @@ def supervise(options, engine):
     if "done" in last:
         print(f"records: {engine}: {last['done']} cases from seed {options.seed}, {time.monotonic() - start:.0f} s")
         return None
-    return f"seed {last.get('seed')}, {engine}: " + last.get("wrong", f"ended with {process.returncode}\n{errors[-5000:]}")
+    return f"seed {last.get('seed')}, {engine}: " + last.get(
+        "wrong", f"ended with {process.returncode}\n{errors[-5000:]}"
+    )
 
 
 def parse(arguments):

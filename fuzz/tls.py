@@ -30,7 +30,9 @@ KNOWN = {
     "alert": "asyncio drops the alert of a handshake that fails, or of a bad record: its peer sees an end, ours the reason",
     "let go": "closed twice, or by a create_connection that fails, asyncio's transport has no inside, and fails in it",
     "lost tail": "asyncio loses what came in one receive with a record that is bad; ours delivers it first",
+    "cut": "an end without close_notify makes asyncio drop what a small lent buffer has not taken, sooner or later",
     "flow": "asyncio gives all of one write to the transport below, whose backlog it does not count; ours counts it",
+    "debug": "debug mode switched on in the middle of a handshake makes asyncio's fail: it has not looked at the clock",
     "held finish": "paused in connection_made, asyncio keeps the end of the handshake to itself",
 }
 
@@ -71,6 +73,8 @@ class Secure(Connection):
         world.connections.remove(self)
         world.secure.append(self)
         self.task = self.plain = None
+        self.began_in_debug_mode = world.loop.get_debug()
+        self.lends = False
         self.is_let_go = self.is_account_closed = self.is_peers_account_closed = self.is_flow_known = False
 
     def note(self, *event):
@@ -90,6 +94,7 @@ class Secure(Connection):
         self.transport.close()
 
     def protocol(self, buffered=False):
+        self.lends = self.lends or bool(buffered)
         return (SecureBuffered if buffered else SecureNoting)(self)
 
     def clean(self):
@@ -188,6 +193,8 @@ def pair(family):
 def settle(connection, flights=None):
     """Let both sides talk until the handshake is over, or for so many flights of the peer's."""
     world, peer, idle = connection.world, connection.peer, 0
+    if world.loop.get_debug() and not connection.began_in_debug_mode:
+        return  # KNOWN["debug"]
     while not connection.settled() and flights != 0:
         if not peer.pump():
             idle += 1
@@ -243,6 +250,10 @@ def start(
     mine = context(sides[0], version, ours)
     making = begin(connection, how, mine, lambda: connection.protocol(buffered), **timeouts)
     connection.task = world.spawn(connection.channel, making)
+    if "ssl_handshake_timeout" in timeouts:
+        # It comes at its time, not at rest.
+        come = world.awaiting()
+        connection.task.add_done_callback(lambda task: come())
     world.rest()
     return connection
 
@@ -279,10 +290,6 @@ def tls_trouble(world, how, version, trouble):
         peer.send_raw(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     elif trouble == "end":
         peer.shutdown(socket.SHUT_WR)
-    elif trouble == "silence":
-        come = world.awaiting()
-        connection.task.add_done_callback(lambda task: come())
-        world.rest()
     connection.is_peers_account_closed = True
     settle(connection)
 
@@ -306,7 +313,9 @@ def tls_slow(world, how, version):
     connection.close()
 
 
-@operation(1, versions, one_of(*INSIDE), one_of(*INSIDE), up_to(2), feature="tls", outside=True, rests=True, since=(3, 11))
+@operation(
+    1, versions, one_of(*INSIDE), one_of(*INSIDE), up_to(2), feature="tls", outside=True, rests=True, since=(3, 11)
+)
 def tls_both_ends(world, version, inside, other, buffered):
     """A server and a client of the same loop."""
     if inside == other == "write in data":
@@ -362,7 +371,8 @@ def tls_inner(connection, transport, version, serves):
 def expects(connection):
     """What is on its way from one end of the loop's to the other."""
     if connection.peer is None:
-        connection.world.expect(lambda: False)
+        sock = connection.transport.get_extra_info("socket")
+        connection.world.expect(lambda: sock is None or sock.fileno() < 0 or unacknowledged(sock) == 0)
 
 
 @secure_step(8, sizes, one_of("bytes", "bytearray", "memoryview"), rests=False)
@@ -527,6 +537,7 @@ def tls_peer_send_and(connection, peer, size, then):
             pass
     peer.flush()
     if then in ("end", "both"):
+        connection.is_account_closed |= connection.lends  # "cut"
         peer.shutdown(socket.SHUT_WR)
     arrives(connection)
 

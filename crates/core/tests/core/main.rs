@@ -37,4 +37,6 @@ mod ready_model;
 #[cfg(not(loom))]
 mod sys;
 #[cfg(not(loom))]
+mod tls_model;
+#[cfg(not(loom))]
 mod watermarks;
