@@ -39,7 +39,9 @@ def drop(chance, record):
 
 
 def length(chance, record):
-    size = chance.choice([0, 1, len(record) - HEADER - 1, len(record) - HEADER + 1, 16_385, 16_640, 18_432, 18_433, 65_535])
+    size = chance.choice(
+        [0, 1, len(record) - HEADER - 1, len(record) - HEADER + 1, 16_385, 16_640, 18_432, 18_433, 65_535]
+    )
     return [record[:3] + max(0, size).to_bytes(2, "big") + record[HEADER:]]
 
 

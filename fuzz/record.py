@@ -72,7 +72,9 @@ def with_program(name, version, commands):
     """`openssl s_client` talks to a server of ours: a line that is one letter is a command."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         arguments = ["openssl", "s_client", "-connect", f"127.0.0.1:{listener.getsockname()[1]}", f"-tls{version}"]
-        program = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        program = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         sock, _ = listener.accept()
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.load_cert_chain(FOLDER / "server.pem")

@@ -32,7 +32,7 @@ import weakref
 from .mutations import Mutator
 from .tls_peers import FOLDER, Peer, context
 from .worker import loop_class
-from .world import descriptors, describe
+from .world import describe, descriptors
 
 #: Turns of the loop after which a case does not end.
 MOST_TURNS = 5000
@@ -329,7 +329,6 @@ class Case:
         if program.written != self.heard:
             raise Wrong(f"{len(program.written)} bytes were answered, {len(self.heard)} came")
 
-
     def judge_broken(self):
         if not isinstance(self.program.end, ssl.SSLError):
             raise Wrong(f"a record was broken, and it ends with {self.program.end!r}")
@@ -422,7 +421,9 @@ def supervise(options, engine):
     if "done" in last:
         print(f"records: {engine}: {last['done']} cases from seed {options.seed}, {time.monotonic() - start:.0f} s")
         return None
-    return f"seed {last.get('seed')}, {engine}: " + last.get("wrong", f"ended with {process.returncode}\n{errors[-5000:]}")
+    how = last.get("wrong") or f"ended with {process.returncode}\n{errors[-5000:]}"
+    again = f"python -m fuzz.records --loop {options.loop} --engine {engine} --one {last.get('seed')}"
+    return f"{engine}, seed {last.get('seed')}: {how}\nagain: {again}"
 
 
 def parse(arguments):
@@ -455,7 +456,6 @@ def main(arguments=None):
     ]
     for failure in failures:
         print(f"records: {failure}")
-        print(f"again: python -m fuzz.records --loop {options.loop} --one N --engine E")
     return 1 if failures else 0
 
 
