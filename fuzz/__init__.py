@@ -4,7 +4,10 @@
 it can be printed, replayed and shrunk. `sequences` draws them, `world` carries one out on one loop and writes down
 what is seen, `compare` sets two such accounts side by side, `workers` does that in processes that may crash or hang,
 `shrink` makes a failing sequence small. The steps themselves are in `scheduling`, `connections`,
-`sockets`, `endpoints` and `system`.
+`sockets`, `endpoints`, `system`, `tls` and `tls_peer_steps`.
+
+`python -m fuzz.records` is the other fuzzer here: TLS records that are not what they should be. `mutations` says how,
+`record` makes its corpus, `tls_peers` is the other end in both.
 
 Two loops need not take the same number of turns to connect or to accept, and how bytes are cut into pieces is nobody's
 promise. So an account has channels (scheduling is one, each connection is one) whose order counts, and the order

@@ -8,10 +8,13 @@ A failing sequence is made small, printed, and written to a file that --replay t
   python -m fuzz --seed 7 --minutes 10  as long as that, from that seed on
   python -m fuzz --self-check           asyncio against itself: the fuzzer must be silent
   python -m fuzz --replay FILE          one sequence again, with all that differs
+
+AIOXIDE_TLS=fallback in the environment has aioxide's TLS use its other engine. `python -m fuzz.records` is for records.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import queue
 import random
@@ -150,7 +153,8 @@ def report(options, seed, lines):
     options.save.mkdir(parents=True, exist_ok=True)
     file = options.save / f"{seed}.json"
     file.write_text("[\n" + ",\n".join(json.dumps(step) for step in steps) + "\n]\n")
-    print(f"again: python -m fuzz --loop {options.loop} --replay {file}")
+    engine = "AIOXIDE_TLS=fallback " if os.environ.get("AIOXIDE_TLS") == "fallback" else ""
+    print(f"again: {engine}python -m fuzz --loop {options.loop} --replay {file}")
 
 
 def main(arguments=None):

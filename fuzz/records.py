@@ -421,9 +421,9 @@ def supervise(options, engine):
     if "done" in last:
         print(f"records: {engine}: {last['done']} cases from seed {options.seed}, {time.monotonic() - start:.0f} s")
         return None
-    return f"seed {last.get('seed')}, {engine}: " + last.get(
-        "wrong", f"ended with {process.returncode}\n{errors[-5000:]}"
-    )
+    how = last.get("wrong") or f"ended with {process.returncode}\n{errors[-5000:]}"
+    again = f"python -m fuzz.records --loop {options.loop} --engine {engine} --one {last.get('seed')}"
+    return f"{engine}, seed {last.get('seed')}: {how}\nagain: {again}"
 
 
 def parse(arguments):
@@ -456,7 +456,6 @@ def main(arguments=None):
     ]
     for failure in failures:
         print(f"records: {failure}")
-        print(f"again: python -m fuzz.records --loop {options.loop} --one N --engine E")
     return 1 if failures else 0
 
 

@@ -2,7 +2,15 @@
 
 import random
 
-from . import connections, endpoints, scheduling, sockets, system, tls  # noqa: F401  # they fill the table
+from . import (  # noqa: F401  # they fill the table
+    connections,
+    endpoints,
+    scheduling,
+    sockets,
+    system,
+    tls,
+    tls_peer_steps,
+)
 from .operations import OPERATIONS
 
 

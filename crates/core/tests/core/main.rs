@@ -39,4 +39,6 @@ mod sys;
 #[cfg(not(loom))]
 mod tls_model;
 #[cfg(not(loom))]
+mod tls_records_model;
+#[cfg(not(loom))]
 mod watermarks;
