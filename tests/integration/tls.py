@@ -20,11 +20,15 @@ import sys
 import time
 import warnings
 
+import pytest
 from differential import LIMIT_S, LOOPS, describe, outcome, plain
 from peers import PATIENCE_S, Recorder, tcp_pair, turns
 
 #: 3.11 has asyncio's second sslproto: another state machine, and timeouts of the shutdown.
 NEW = sys.version_info >= (3, 11)
+
+#: The first one ends, reports and answers after the end in ways of its own.
+since_3_11 = pytest.mark.skipif(not NEW, reason="3.10 has asyncio's first sslproto")
 
 PASSWORD = "a pass phrase"
 
