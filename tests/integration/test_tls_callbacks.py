@@ -13,7 +13,7 @@ import pytest
 import tls
 from differential import outcome
 from peers import Recorder, turns
-from tls import VERSIONS, attempt, drop, drop_both, same, secure, secure_pair
+from tls import VERSIONS, attempt, drop, drop_both, same, secure, secure_pair, since_3_11
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -260,6 +260,7 @@ def test_messages_are_told(certs, version, side):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("when", ["handshake", "read", "write", "close"])
+@since_3_11
 def test_a_message_callback_that_raises(certs, version, when):
     async def scenario():
         armed = []

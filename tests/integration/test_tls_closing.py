@@ -14,7 +14,7 @@ import pytest
 import tls
 from differential import describe, outcome
 from peers import BufferedRecorder, Recorder, reset, turns
-from tls import NEW, SIDES, VERSIONS, calm, drop, same, secure, secure_pair
+from tls import NEW, SIDES, VERSIONS, calm, drop, same, secure, secure_pair, since_3_11
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -46,6 +46,7 @@ def test_close_says_goodbye_and_waits_for_the_answer(run, certs, side, version):
 @both_sides
 @both_versions
 @pytest.mark.parametrize("make", [Recorder, BufferedRecorder])
+@since_3_11
 def test_the_peer_says_goodbye(run, certs, side, version, make):
     async def main():
         protocol, peer = await secure(certs, side, make, version=version)
@@ -188,6 +189,7 @@ def test_data_after_goodbye_is_no_data(certs, side, version):
 @both_sides
 @both_versions
 @pytest.mark.parametrize("is_paused", [False, True])
+@since_3_11
 def test_data_that_comes_after_close(certs, side, version, is_paused):
     """The peer has not seen our goodbye yet, and goes on sending."""
 
@@ -346,6 +348,7 @@ def test_a_certificate_that_is_asked_for_later_and_not_given(certs):
 
 @pytest.mark.parametrize("is_lost", [False, True])
 @pytest.mark.parametrize("side", SIDES)
+@since_3_11
 def test_a_transport_that_nobody_closes(certs, new_loop, side, is_lost):
     """It is warned of, if it was not lost before; its descriptor is gone afterwards."""
     loop = new_loop()

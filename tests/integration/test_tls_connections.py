@@ -11,7 +11,7 @@ import pytest
 import tls
 from differential import describe, outcome
 from peers import Recorder, tcp_pair, turns
-from tls import NEW, SIDES, VERSIONS, Peer, drop, opening, same, secure, secure_pair
+from tls import NEW, SIDES, VERSIONS, Peer, drop, opening, same, secure, secure_pair, since_3_11
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -245,6 +245,7 @@ def test_wrong_arguments(certs, tmp_path, how):
 
 
 @pytest.mark.parametrize("side", SIDES)
+@since_3_11
 def test_a_context_of_the_wrong_kind(certs, side):
     """A client's context on a server, a server's on a client, one without a certificate, an SSLSocket."""
 
@@ -383,6 +384,7 @@ def test_extra_info(run, certs, side, version):
 
 
 @pytest.mark.parametrize("side", SIDES)
+@since_3_11
 def test_the_surface_of_a_transport(certs, side):
     async def scenario():
         protocol, peer = await secure(certs, side)

@@ -13,7 +13,7 @@ import ssl
 import pytest
 from differential import describe, outcome
 from peers import Recorder, reset, tcp_pair, turns
-from tls import SIDES, VERSIONS, attempt, calm, drop, half_secure, opening, same, secure
+from tls import SIDES, VERSIONS, attempt, calm, drop, half_secure, opening, same, secure, since_3_11
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -185,6 +185,7 @@ def test_plain_text_at_the_beginning(certs, side, what):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("side", SIDES)
+@since_3_11
 def test_plain_text_after_the_handshake(certs, side, version):
     async def scenario():
         seen = []

@@ -12,7 +12,7 @@ import tls
 from cancelling import at_every_point
 from differential import describe, outcome
 from peers import BufferedRecorder, Recorder, tcp_pair, turns
-from tls import NEW, SIDES, VERSIONS, calm, drop, drop_both, half_secure, opening, same, secure
+from tls import NEW, SIDES, VERSIONS, calm, drop, drop_both, half_secure, opening, same, secure, since_3_11
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -68,6 +68,7 @@ def test_pauses_and_resumes_may_be_repeated(certs):
 
 @both_versions
 @pytest.mark.parametrize("base", [Recorder, BufferedRecorder])
+@since_3_11
 def test_a_reader_that_pauses_at_each_piece(run, certs, version, base):
     class Pauses(base):
         async def go_on(self):

@@ -15,7 +15,7 @@ import pytest
 import tls
 from differential import describe, outcome
 from peers import TOO_MUCH, BufferedRecorder, Recorder, raises, turns
-from tls import NEW, SIDES, VERSIONS, calm, drop, same, secure, secure_pair
+from tls import NEW, SIDES, VERSIONS, calm, drop, same, secure, secure_pair, since_3_11
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -35,6 +35,7 @@ CALLBACKS = [
 
 @pytest.mark.parametrize(("name", "base"), CALLBACKS)
 @pytest.mark.parametrize("side", SIDES)
+@since_3_11
 def test_a_protocol_that_raises(certs, side, name, base):
     async def scenario():
         made = []
@@ -101,6 +102,7 @@ def test_an_empty_buffer(run, certs, reports):
 
 
 @pytest.mark.parametrize("answer", [None, 3, b"constant", memoryview(b"constant"), "text"])
+@since_3_11
 def test_a_useless_buffer(certs, answer):
     class Answers(BufferedRecorder):
         def get_buffer(self, sizehint):
@@ -127,6 +129,7 @@ def test_a_useless_buffer(certs, answer):
 
 @pytest.mark.parametrize("exception", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("name", ["connection_made", "data_received", "eof_received", "connection_lost"])
+@since_3_11
 def test_an_exit_ends_the_run(new_loop, certs, name, exception):
     loop = new_loop()
     made = []
@@ -173,6 +176,7 @@ def test_an_exit_ends_the_run(new_loop, certs, name, exception):
 @pytest.mark.parametrize("method", ["close", "abort", "write", "pause_reading", "set_protocol", "write and close"])
 @pytest.mark.parametrize("where", ["connection_made", "data_received", "eof_received", "pause_writing"])
 @pytest.mark.parametrize("version", VERSIONS)
+@since_3_11
 def test_a_protocol_that_reenters(certs, where, method, version):
     """It closes, writes, switches in the middle of a callback."""
 
@@ -445,6 +449,7 @@ def test_writing_after_the_end_is_warned_of(certs):
 
 
 @pytest.mark.aioxide_only  # asyncio's transport forgets all that it asks
+@since_3_11
 def test_methods_after_it_was_closed_twice(run, certs):
     async def main():
         one, other = await secure_pair(certs)
@@ -486,6 +491,7 @@ class StaleErrors:
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("version", VERSIONS)
+@since_3_11
 def test_a_stale_error(run, certs, is_ours, side, version):
     """asyncio may take it for the connection's own, and lose that; aioxide does not."""
 

@@ -10,7 +10,7 @@ import pytest
 from differential import outcome
 from files import CONTENT
 from peers import reset, turns
-from tls import VERSIONS, drop, same, secure
+from tls import VERSIONS, drop, same, secure, since_3_11
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -64,6 +64,7 @@ def test_sendfile_without_a_fallback(certs, sent_file):
     "what",
     [pytest.param("aborted", marks=pytest.mark.aioxide_only), "lost", "cancelled"],  # asyncio's waits for ever
 )
+@since_3_11
 def test_sendfile_that_does_not_end(run, certs, large_file, what):
     async def main():
         loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ import pytest
 import tls
 from differential import describe, outcome
 from peers import BufferedRecorder, Recorder, raises, reset, tcp_pair, turns
-from tls import NEW, SIDES, VERSIONS, Peer, calm, drop, same, secure, secure_pair
+from tls import NEW, SIDES, VERSIONS, Peer, calm, drop, same, secure, secure_pair, since_3_11
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -169,6 +169,7 @@ def test_wrong_arguments(certs):
 
 @both_sides
 @pytest.mark.parametrize("end", ["eof", "timeout", "garbage", "certificate"])
+@since_3_11
 def test_an_upgrade_that_fails(certs, side, end):
     async def scenario():
         protocol, peer, context = await plain_and_peer(certs, side)
@@ -229,6 +230,7 @@ def test_an_upgrade_that_is_cancelled(run, certs, side):
 
 
 @both_sides
+@since_3_11
 def test_a_lower_transport_that_is_lost(certs, side):
     async def scenario():
         seen = []

@@ -277,6 +277,11 @@ impl Theirs {
 
     fn start_shutdown(&mut self) -> Turn {
         match self.state {
+            // Not asyncio's: there a connection whose reader has paused, and whose peer has ended, cannot be closed.
+            Phase::Flushing if self.eof => {
+                self.around.is_closing = true;
+                self.do_flush()
+            }
             Phase::Flushing | Phase::Shutdown | Phase::Unwrapped => Ok(()),
             Phase::Handshake => self.abort(),
             Phase::Wrapped => {
