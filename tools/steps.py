@@ -57,7 +57,9 @@ def run(command, *, limit=None, memory=None, quiet=False, **env):
     command = [str(word) for word in command]
 
     def limit_memory():
-        resource.setrlimit(resource.RLIMIT_AS, (memory << 20, memory << 20))
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        most = memory << 20 if most == resource.RLIM_INFINITY else min(memory << 20, most)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}
     with subprocess.Popen(

@@ -152,6 +152,10 @@ def test_sni_uses_the_loop(run, certs):
     run(main)
 
 
+def closing(call):
+    return lambda *args: call()
+
+
 def test_sni_aborts_what_is_below(run, certs):
     """start_tls, and the callback closes the transport on which it runs."""
 
@@ -161,7 +165,7 @@ def test_sni_aborts_what_is_below(run, certs):
             here, there = tls.tcp_pair()
             contexts = certs.contexts()
             plain, protocol = await loop.connect_accepted_socket(Recorder, here)
-            contexts[0].sni_callback = lambda *args: getattr(plain, method)()
+            contexts[0].sni_callback = closing(getattr(plain, method))
             peer = tls.Peer(there, contexts[1], server_hostname="localhost")
             task = loop.create_task(loop.start_tls(plain, protocol, contexts[0], server_side=True))
             await outcome(peer.handshake())

@@ -137,7 +137,6 @@ class Certificates:
         """(server's, client's)"""
         return self.server(version=version), self.client(version=version)
 
-
     @functools.cache  # noqa: B019  one object per session
     def shared(self, version=None):
         """The same, for who changes nothing in them."""
@@ -329,7 +328,7 @@ async def calm(seconds=0.05):
 
 _NOISE = [
     (re.compile(r"<asyncio\.sslproto\.SSLProtocol object at 0x[0-9a-f]*>"), "<TLS>"),
-    (re.compile(r"<SSLTransport over (<[^<>]*(<[^<>]*>)?[^<>]*>|None)>|<SSLTransport[^<>]*>"), "<TLS>"),
+    (re.compile(r"<SSLTransport\b[^'\n]*?bufsize=\d+>>>|<SSLTransport[^<>]*(<[^<>]*>)?>"), "<TLS>"),
     (re.compile(r"took \d+\.\d+ ms"), "took TIME"),
     (re.compile(r"<asyncio\.sslproto\._SSLProtocolTransport object at 0x[0-9a-f]*>"), "<TLS>"),
     (re.compile(r"\b_SSLProtocolTransport\b"), "SSLTransport"),

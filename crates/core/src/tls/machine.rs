@@ -171,6 +171,8 @@ impl Machine {
     /// The program closes.
     pub fn on_close(&mut self) -> AtClose {
         match self.phase {
+            // The peer has ended, and a reader that has paused was waited for: not any more.
+            Phase::Flushing if self.eof => AtClose::Flush,
             Phase::Unwrapped | Phase::Flushing | Phase::Shutdown => AtClose::Nothing,
             Phase::Handshake => AtClose::Abort,
             Phase::Wrapped => {
@@ -250,6 +252,7 @@ mod tests {
         assert!(m.start() && m.wrap());
         assert_eq!(m.on_eof(true), AtEof::Wait);
         assert!(m.reads() && m.has_eof());
+        assert_eq!(m.on_close(), AtClose::Flush);
         assert_eq!(m.on_eof(true), AtEof::WriteAndShutDown);
     }
 

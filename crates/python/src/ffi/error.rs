@@ -87,6 +87,14 @@ impl Raised {
         Raised(())
     }
 
+    /// MemoryError
+    #[cold]
+    pub fn no_memory() -> Raised {
+        // SAFETY: attached.
+        unsafe { c::PyErr_NoMemory() };
+        Raised(())
+    }
+
     /// The OSError (or its subclass) of an operating system error.
     pub fn os(error: &std::io::Error) -> Raised {
         let Some(code) = error.raw_os_error() else {

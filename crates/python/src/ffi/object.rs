@@ -97,7 +97,7 @@ impl Obj {
 
     pub fn getattr(&self, name: &Obj) -> Res {
         // SAFETY: both are live objects.
-        unsafe { Ref::from_owned(c::PyObject_GetAttr(self.as_ptr(), name.as_ptr())) }
+        unsafe { Ref::from_owned(super::unwind::PyObject_GetAttr(self.as_ptr(), name.as_ptr())) }
     }
 
     /// The attribute, or None where there is none; other errors are kept.

@@ -68,6 +68,8 @@ mod raw {
         ) -> *mut c::PyObject;
         pub fn PyObject_CallObject(callable: *mut c::PyObject, args: *mut c::PyObject) -> *mut c::PyObject;
         pub fn PyObject_CallNoArgs(callable: *mut c::PyObject) -> *mut c::PyObject;
+        // A property is a function too.
+        pub fn PyObject_GetAttr(o: *mut c::PyObject, name: *mut c::PyObject) -> *mut c::PyObject;
     }
 }
 
@@ -97,9 +99,10 @@ guarded! {
     fn PyObject_Call(callable: P, args: P, kwargs: P) -> P;
     fn PyObject_CallObject(callable: P, args: P) -> P;
     fn PyObject_CallNoArgs(callable: P) -> P;
+    fn PyObject_GetAttr(o: P, name: P) -> P;
 }
 
-/// The function of the same name of the C API, which has no keywords to pass on these versions but in rare cold calls.
+/// The function of the same name of the C API. Keywords, of cold calls only, become a dict on these versions.
 ///
 /// # Safety
 /// As there.
@@ -110,9 +113,22 @@ pub(super) unsafe fn PyObject_Vectorcall(callable: P, args: *const P, nargsf: us
     // SAFETY: the caller's promise.
     unsafe {
         if kwnames.is_null() {
-            or_hang(|| raw::PyObject_VectorcallDict(callable, args, nargsf, kwnames))
-        } else {
-            c::PyObject_Vectorcall(callable, args, nargsf, kwnames)
+            return or_hang(|| raw::PyObject_VectorcallDict(callable, args, nargsf, std::ptr::null_mut()));
         }
+        let keywords = c::PyDict_New();
+        if keywords.is_null() {
+            return std::ptr::null_mut();
+        }
+        let positional = c::PyVectorcall_NARGS(nargsf);
+        for i in 0..c::PyTuple_GET_SIZE(kwnames) {
+            let value = *args.offset(positional + i);
+            if c::PyDict_SetItem(keywords, c::PyTuple_GET_ITEM(kwnames, i), value) < 0 {
+                c::Py_DECREF(keywords);
+                return std::ptr::null_mut();
+            }
+        }
+        let answer = or_hang(|| raw::PyObject_VectorcallDict(callable, args, nargsf, keywords));
+        c::Py_DECREF(keywords);
+        answer
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Buffers {
     pub(super) outgoing: Vec<u8>,
     /// The connection is over: whatever is written goes nowhere.
     pub(super) detached: bool,
+    /// There was no memory for something, which is lost.
+    pub(super) failed: bool,
 }
 
 struct Window {
@@ -80,7 +82,34 @@ impl Buffers {
     fn append(&mut self, bytes: &[u8]) {
         self.kept.drain(..self.kept_read);
         self.kept_read = 0;
-        self.kept.extend_from_slice(bytes);
+        match self.kept.try_reserve(bytes.len()) {
+            Ok(()) => self.kept.extend_from_slice(bytes),
+            Err(_) => self.failed = true,
+        }
+    }
+
+    /// Records to be sent, after all others. False if there is no memory for them.
+    fn send_later(&mut self, bytes: &[u8]) -> bool {
+        if self.detached {
+            return true;
+        }
+        // As a vector grows by itself: by doubling.
+        let more = bytes.len().max(self.outgoing.len());
+        let has_room = self.outgoing.capacity() - self.outgoing.len() >= bytes.len();
+        if !has_room && self.outgoing.try_reserve(more).is_err() {
+            self.failed = true;
+            return false;
+        }
+        self.outgoing.extend_from_slice(bytes);
+        true
+    }
+
+    /// Records to be sent, before all others.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        match self.outgoing.try_reserve(bytes.len()) {
+            Ok(()) => drop(self.outgoing.splice(..0, bytes.iter().copied())),
+            Err(_) => self.failed = true,
+        }
     }
 
     /// Forget everything but the window.
@@ -262,12 +291,10 @@ unsafe extern "C" fn write(bio: *mut Bio, from: *const c_char, count: c_int) -> 
     }
     // SAFETY: OpenSSL's promise.
     let bytes = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), len) };
-    with_buffers(api, bio, |buffers| {
-        if !buffers.detached {
-            buffers.outgoing.extend_from_slice(bytes);
-        }
-    });
-    count
+    match with_buffers(api, bio, |buffers| buffers.send_later(bytes)) {
+        Some(false) => -1,
+        _ => count,
+    }
 }
 
 /// 0 for what is unknown: no kernel TLS, no datagrams.

@@ -121,6 +121,11 @@ impl Connection {
         self.shared.lock().map_or(0, |buffers| buffers.outgoing.len())
     }
 
+    /// Has there been no memory for what was received or is to be sent? Then the connection is broken.
+    pub fn has_failed(&self) -> bool {
+        self.shared.lock().is_some_and(|buffers| buffers.failed)
+    }
+
     /// Bytes that were received, for a later flight.
     pub fn keep(&self, bytes: &[u8]) {
         if let Some(mut buffers) = self.shared.lock().filter(|_| !bytes.is_empty()) {
@@ -132,7 +137,7 @@ impl Connection {
     pub fn put_back(&self, bytes: &[u8]) {
         if let Some(mut buffers) = self.shared.lock() {
             // Before what OpenSSL was made to write meanwhile.
-            buffers.outgoing.splice(..0, bytes.iter().copied());
+            buffers.put_back(bytes);
         }
     }
 

@@ -126,7 +126,13 @@ impl Scope {
         let Some(file) = module.getattr_opt(&*intern("__file__")?)?.filter(|file| file.is_str()) else {
             return Ok(Ok(Scope { module: None }));
         };
-        let path = CString::new(str_of(&file)?).unwrap_or_default();
+        let path = match str_of(&file) {
+            Ok(path) => CString::new(path).unwrap_or_default(),
+            Err(raised) => {
+                raised.forget();
+                return Ok(Err("the name of _ssl's file is not UTF-8".to_owned()));
+            }
+        };
         // SAFETY: a NUL-terminated path; with NOLOAD nothing is run, only a count goes up.
         let handle = unsafe { dlopen(path.as_ptr(), RTLD_NOW | RTLD_NOLOAD) };
         if handle.is_null() {

@@ -61,6 +61,10 @@ impl Inst<TlsTransport> {
 
     /// Same as `_do_flush`, when `input` has come.
     pub(super) fn flush(&self, input: &[u8]) -> Res<()> {
+        if self.is_delivering.get() && self.has_more() {
+            self.flush_is_due.set(true);
+            return self.session.keep(input);
+        }
         self.read(input)?;
         if self.step(|m| m.shut_down()) { self.shut_down(&[]) } else { Ok(()) }
     }
@@ -101,6 +105,9 @@ impl Inst<TlsTransport> {
         if let Some(exception) = failure {
             return self.fail(exception, "Fatal error on transport");
         }
+        // What waits goes to the transport below, which sends it before it closes, whether it has asked for a pause or not.
+        self.lower_writing_is_paused.set(false);
+        self.send_waiting()?;
         let Some(lower) = self.lower.get() else {
             return Ok(());
         };
@@ -174,7 +181,7 @@ impl Inst<TlsTransport> {
 
 /// `__del__`: nobody can close it any more.
 pub(super) fn finalize(this: &Inst<TlsTransport>) {
-    if this.base.closing.replace(true) {
+    if this.base.closing.get() {
         return;
     }
     let warned = this
@@ -182,6 +189,7 @@ pub(super) fn finalize(this: &Inst<TlsTransport>) {
         .repr()
         .and_then(|text: Ref| str_of(&text))
         .and_then(|text| warn(exc::resource_warning(), &format!("unclosed transport {text}"), Some(this.obj())));
+    this.base.closing.set(true);
     if let Err(raised) = warned {
         raised.unraisable(this.obj());
     }

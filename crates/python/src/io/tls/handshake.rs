@@ -64,7 +64,11 @@ impl Inst<TlsTransport> {
         if let Some(exception) = failure {
             return self.on_handshake_failed(exception);
         }
-        self.step(|m| m.wrap());
+        if !self.step(|m| m.wrap()) {
+            // Ended in the middle, by a callback of the context's.
+            let text = "cannot switch state from SSLProtocolState.UNWRAPPED to SSLProtocolState.WRAPPED";
+            return self.on_handshake_failed(Raised::runtime(text).take());
+        }
         if let Err(raised) = self.take_down_session() {
             return if is_failure(&raised) { self.on_handshake_failed(raised.take()) } else { Err(raised) };
         }

@@ -6,7 +6,7 @@
 //! All records of one receive become one `data_received`. asyncio reads on after that until nothing is left; here each round looks
 //! again at whether the program has paused. Plain text that comes before a bad record is delivered, and then the error.
 
-use aioxide_core::tls::{AtEof, AtInput};
+use aioxide_core::tls::{AtEof, AtInput, Phase};
 
 use super::session::{Exchange, Progress, is_failure};
 use super::{Limits, TlsTransport};
@@ -106,6 +106,10 @@ impl Inst<TlsTransport> {
     }
 
     fn follow_eof(&self) -> Res<bool> {
+        if !cfg!(Py_3_11) && self.machine.get().phase() == Phase::Wrapped {
+            // 3.10: while it may still write.
+            self.tell_eof()?;
+        }
         let step = self.step(|m| m.on_eof(self.reading_is_paused.get()));
         self.base.log_debug(self.obj(), "%r received EOF")?;
         match step {
@@ -147,11 +151,29 @@ impl Inst<TlsTransport> {
         if self.base.protocol.is_buffered() {
             return self.read_into_protocol(input);
         }
+        if self.is_delivering.replace(true) {
+            // From inside of `data_received`: the round that is on goes on afterwards.
+            return self.session.keep(input);
+        }
+        let outcome = self.read_all(input);
+        self.is_delivering.set(false);
+        if !self.flush_is_due.replace(false) {
+            return outcome;
+        }
+        finally(outcome, || self.flush(&[]))
+    }
+
+    fn read_all(&self, input: &[u8]) -> Res<()> {
         self.read_bytes(input)?;
-        while self.inside.get() == Inside::Left && self.machine.get().reads() && !self.reading_is_paused.get() {
+        while self.has_more() && self.machine.get().reads() && !self.reading_is_paused.get() {
             self.read_bytes(&[])?;
         }
         Ok(())
+    }
+
+    /// Is there something that one more read would give?
+    pub(super) fn has_more(&self) -> bool {
+        self.inside.get() == Inside::Left
     }
 
     /// One round for a protocol that takes bytes.

@@ -56,6 +56,10 @@ pub struct TlsTransport {
     lower: Slot,
     session: Session,
     inside: Cell<inbound::Inside>,
+    /// The protocol is being given what was received.
+    is_delivering: Cell<bool>,
+    /// It has closed in the middle: the rest comes first.
+    flush_is_due: Cell<bool>,
     machine: Cell<Machine>,
     /// Who waits for the handshake.
     waiter: Slot,
@@ -175,6 +179,8 @@ pub fn make(event_loop: &Obj, wanted: &Wanted<'_>) -> Res<Owned<TlsTransport>> {
         lower: Slot::empty(),
         session,
         inside: Cell::new(inbound::Inside::Nothing),
+        is_delivering: Cell::new(false),
+        flush_is_due: Cell::new(false),
         machine: Cell::new(Machine::new(wanted.tells_made)),
         waiter: wanted.waiter.map_or_else(Slot::empty, |w| Slot::of(w.to_ref())),
         is_accepted: Cell::new(false),

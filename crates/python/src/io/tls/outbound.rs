@@ -324,7 +324,8 @@ impl Inst<TlsTransport> {
         }
         let size = self.unsent_bytes() as i64;
         let Limits { low, high } = self.write_limits.get();
-        if size >= high && !self.writing_is_paused.get() {
+        // Not where it would be resumed at once.
+        if size >= high && size > low && !self.writing_is_paused.get() {
             self.writing_is_paused.set(true);
             self.tell_flow(self.base.protocol.pause_writing(), "protocol.pause_writing() failed")
         } else if size <= low && self.writing_is_paused.get() {

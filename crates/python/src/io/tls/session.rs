@@ -83,6 +83,10 @@ fn is_refused() -> bool {
     std::env::var_os(SWITCH).is_some_and(|value| value == "fallback")
 }
 
+fn check_memory(connection: &Connection) -> Res<()> {
+    if connection.has_failed() { Err(Raised::no_memory()) } else { Ok(()) }
+}
+
 /// Are `read` and `write` those of `ssl.SSLObject`? A program may have its own class (`SSLContext.sslobject_class`), and there its
 /// own methods: these are called then.
 fn reads_and_writes_itself(object: &Obj, ssl: &Ssl) -> Res<bool> {
@@ -244,7 +248,7 @@ impl Session {
         match &self.channel {
             Channel::Direct(connection) => {
                 connection.keep(bytes);
-                Ok(())
+                check_memory(connection)
             }
             Channel::Fallback(memory) => memory.feed(bytes),
         }
@@ -277,9 +281,13 @@ impl Session {
         let outcome = match &self.channel {
             Channel::Direct(connection) => {
                 let by_methods = self.by_methods.get();
-                connection.fly(input, output, |flight| {
+                let outcome = connection.fly(input, output, |flight| {
                     f(&Exchange { session: self, how: How::Direct { flight, by_methods } })
-                })
+                });
+                match outcome {
+                    Some(Ok(answer)) => Some(check_memory(connection).map(|()| answer)),
+                    outcome => outcome,
+                }
             }
             Channel::Fallback(memory) => memory.exchange(input, output, |methods| {
                 f(&Exchange { session: self, how: How::Methods { memory, methods } })
