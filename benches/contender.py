@@ -20,7 +20,7 @@ from benches.row import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 60
-MAPPED = "glibc.malloc.mmap_threshold=131072"  # where glibc begins in each process, and musl stays; given by hand it does not grow
+MAPPED = "glibc.malloc.mmap_threshold=131072"  # where glibc begins in each process; given by hand it does not grow
 
 
 class Failed(Exception):

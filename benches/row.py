@@ -62,7 +62,7 @@ class Row:
     below: float | None = None  # an absolute goal, in `unit`
     most_rounds: int | None = None  # where more would tell nothing
     malloc: str | None = None  # PYTHONMALLOC of the worker
-    mapped: bool = False  # large blocks are mapped: musl's malloc, and glibc's until a process has freed one
+    mapped: bool = False  # malloc maps large blocks, as glibc's does until a process has freed one
     since: tuple[int, int] = (3, 10)  # first Python that has the feature
     loops: tuple[str, ...] = loops.PLAIN  # who takes part, if the command line does not say
 

@@ -12,7 +12,7 @@ import tls
 from cancelling import at_every_point
 from differential import describe, outcome
 from peers import BufferedRecorder, Recorder, tcp_pair, turns
-from tls import NEW, SIDES, VERSIONS, calm, drop, drop_both, opening, same, secure
+from tls import NEW, SIDES, VERSIONS, calm, drop, drop_both, half_secure, opening, same, secure
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -535,5 +535,34 @@ def test_a_cancelled_await_of_a_stream(run, certs, what):
             one.transport.abort()
         await turns(10)
         server.close()
+
+    run(main)
+
+
+@pytest.mark.aioxide_only  # asyncio drops what a small buffer has not taken when the peer's end is seen
+def test_a_small_buffer_gets_all_that_came_before_the_end(run, certs):
+    class Small(asyncio.BufferedProtocol):
+        def __init__(self):
+            self.lost = asyncio.get_running_loop().create_future()
+            self.buffer = memoryview(bytearray(100))
+            self.received = b""
+
+        def get_buffer(self, sizehint):
+            return self.buffer
+
+        def buffer_updated(self, count):
+            self.received += self.buffer[:count]
+
+        def connection_lost(self, error):
+            self.lost.set_result(error)
+
+    async def main():
+        task, peer = half_secure(certs, "client", Small)
+        await peer.handshake()
+        _, protocol = await task
+        await peer.send_raw(peer.encrypted(bytes(5000)))
+        peer.close()
+        assert await protocol.lost is None
+        assert protocol.received == bytes(5000)
 
     run(main)

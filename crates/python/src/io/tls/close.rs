@@ -66,6 +66,10 @@ impl Inst<TlsTransport> {
             return self.session.keep(input);
         }
         self.read(input)?;
+        // After the peer's end nothing calls for another round: a small buffer gets the rest now.
+        while self.machine.get().has_eof() && self.base.protocol.is_buffered() && self.may_read_more() {
+            self.read(&[])?;
+        }
         if self.step(|m| m.shut_down()) { self.shut_down(&[]) } else { Ok(()) }
     }
 

@@ -165,10 +165,14 @@ impl Inst<TlsTransport> {
 
     fn read_all(&self, input: &[u8]) -> Res<()> {
         self.read_bytes(input)?;
-        while self.has_more() && self.machine.get().reads() && !self.reading_is_paused.get() {
+        while self.may_read_more() {
             self.read_bytes(&[])?;
         }
         Ok(())
+    }
+
+    pub(super) fn may_read_more(&self) -> bool {
+        self.has_more() && self.machine.get().reads() && !self.reading_is_paused.get()
     }
 
     /// Is there something that one more read would give?
