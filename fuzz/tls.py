@@ -29,6 +29,7 @@ KNOWN = {
     "let go": "closed twice, or by a create_connection that fails, asyncio's transport has no inside, and fails in it",
     "lost tail": "asyncio loses what came in one receive with a record that is bad; ours delivers it first",
     "cut": "an end without close_notify makes asyncio drop what a small lent buffer has not taken, sooner or later",
+    "backlog": "when the peer ends, asyncio loses what waits for the transport below; ours is sent, and writing resumed",
     "flow": "asyncio gives all of one write to the transport below, whose backlog it does not count; ours counts it",
     "debug": "debug mode switched on in the middle of a handshake makes asyncio's fail: it has not looked at the clock",
     "held finish": "paused in connection_made, asyncio keeps the end of the handshake to itself",

@@ -63,6 +63,11 @@ def arrives(connection):
     connection.world.expect(is_there)
 
 
+def ends(connection):
+    if connection.had_backlog:  # KNOWN["backlog"]
+        connection.is_account_closed = connection.is_peers_account_closed = True
+
+
 @peer_step(6, sizes)
 def tls_peer_send(connection, peer, size):
     if size:
@@ -75,6 +80,8 @@ def tls_peer_send_and(connection, peer, size, then):
     """Much, and its end, in one piece if the kernel will."""
     if connection.expected - connection.received > 100_000:
         return
+    if then is not None:
+        ends(connection)
     data = payload(connection.expected, size)
     count = peer.object.write(data)
     connection.expected += count
@@ -125,6 +132,7 @@ def carries(connection):
 
 @peer_step(0.6)
 def tls_peer_notify(connection, peer):
+    ends(connection)
     peer.notify()
     arrives(connection)
 
@@ -132,6 +140,7 @@ def tls_peer_notify(connection, peer):
 @peer_step(0.5)
 def tls_peer_end(connection, peer):
     """Without close_notify."""
+    ends(connection)
     peer.shutdown(socket.SHUT_WR)
     arrives(connection)
 
