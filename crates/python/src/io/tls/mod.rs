@@ -116,6 +116,7 @@ impl Timeout {
 
     /// `loop.call_later(after, callback)`
     fn start(&self, event_loop: &Obj, callback: &Obj) -> Res<()> {
+        self.cancel()?;
         let handle = event_loop.call_method(name!("call_later"), [&*self.after.get_or_none(), callback])?;
         self.handle.put(handle);
         Ok(())
