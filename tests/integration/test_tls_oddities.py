@@ -109,6 +109,7 @@ def test_wrap_bio_that_fails(certs, side, what):
 # --- buffers -------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not NEW, reason="3.10 counts elements, and never ends")
 def test_buffers_of_other_shapes(run, certs):
     async def main():
         protocol, peer = await secure(certs)
