@@ -102,6 +102,17 @@ def tls_aborted_and_left():
     run(served, Echo, body)
 
 
+class Upgrading(asyncio.Protocol):
+    """Is told when to begin."""
+
+    def __init__(self, loop):
+        self.told = loop.create_future()
+
+    def data_received(self, data):
+        if not self.told.done():
+            self.told.set_result(data)
+
+
 @scenario
 def tls_upgrade():
     async def main():
@@ -119,9 +130,10 @@ def tls_upgrade():
             done.set_result(None)
 
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
-        transport, client = await loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
+        client = Upgrading(loop)
+        transport, _ = await loop.create_connection(lambda: client, *server.sockets[0].getsockname())
         transport.write(b"upgrade\n")
-        await asyncio.sleep(0.01)
+        await client.told
         upgraded = await loop.start_tls(transport, client, contexts()[1], server_hostname="localhost")
         await done
         upgraded.close()
