@@ -69,23 +69,32 @@ pub(super) fn register(api: &Api) -> bool {
     }) >= 0
 }
 
-/// What `make` returns, and the last `SSL*` that was made meanwhile by this thread, if that is not freed.
-pub(super) fn during<T>(make: impl FnOnce() -> T) -> (T, Option<*mut Ssl>) {
-    struct End(Captured, Option<Captured>);
-    impl Drop for End {
-        fn drop(&mut self) {
-            CURRENT.with(|current| *current.borrow_mut() = self.1.take());
-            GOING_ON.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !Arc::ptr_eq(other, &self.0));
-            COUNT.fetch_sub(1, Ordering::AcqRel);
-        }
+/// From its beginning on, what this thread makes is taken down; as long as it lives, what any thread frees is struck off.
+pub(super) struct Capture {
+    captured: Captured,
+    outer: Option<Captured>,
+}
+
+impl Capture {
+    pub(super) fn begin() -> Capture {
+        let captured = Captured::default();
+        GOING_ON.lock().unwrap_or_else(PoisonError::into_inner).push(captured.clone());
+        COUNT.fetch_add(1, Ordering::AcqRel);
+        let outer = CURRENT.with(|current| current.borrow_mut().replace(captured.clone()));
+        Capture { captured, outer }
     }
-    let captured = Captured::default();
-    GOING_ON.lock().unwrap_or_else(PoisonError::into_inner).push(captured.clone());
-    COUNT.fetch_add(1, Ordering::AcqRel);
-    let outer = CURRENT.with(|current| current.borrow_mut().replace(captured.clone()));
-    let end = End(captured.clone(), outer);
-    let made = make();
-    let found = captured.load(Ordering::Acquire);
-    drop(end);
-    (made, (!found.is_null()).then_some(found))
+
+    /// The last `SSL*` that was made, unless it is freed by now. It is valid until something runs that may free it: any Python code.
+    pub(super) fn last(&self) -> Option<*mut Ssl> {
+        let last = self.captured.load(Ordering::Acquire);
+        (!last.is_null()).then_some(last)
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        let _ended = CURRENT.try_with(|current| *current.borrow_mut() = self.outer.take());
+        GOING_ON.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !Arc::ptr_eq(other, &self.captured));
+        COUNT.fetch_sub(1, Ordering::AcqRel);
+    }
 }

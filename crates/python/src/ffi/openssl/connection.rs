@@ -14,7 +14,7 @@ use super::super::object::{Obj, Ref, Slot};
 use super::super::once::Once;
 use super::super::text::intern;
 use super::bio::{self, Shared};
-use super::capture;
+use super::capture::Capture;
 use super::library::{Api, Ssl, api, is_available};
 
 /// `SSL_get_app_data`: where `_ssl` keeps its object.
@@ -66,21 +66,20 @@ pub fn wrap(make: impl FnOnce() -> Res, is_plain: impl FnOnce(&Obj) -> Res<bool>
     if is_available()?.is_err() {
         return make().map(|object| (object, None));
     }
-    let (object, captured) = capture::during(make);
-    let object = object?;
+    let capture = Capture::begin();
+    let object = make()?;
     if !is_plain(&object)? {
         return Ok((object, None));
     }
     let raw = object.getattr_opt(&*intern("_sslobj")?)?;
-    let (Some(raw), Some(ssl), Some(api)) = (raw, captured, api()) else {
-        return Ok((object, None));
-    };
     if !SSL_SOCKET.is_set() {
         SSL_SOCKET.set(import_attr("_ssl", "_SSLSocket")?);
     }
-    if raw.type_ptr() != SSL_SOCKET.get().as_ptr().cast() {
+    let is_its_kind = |raw: &Ref| raw.type_ptr() == SSL_SOCKET.get().as_ptr().cast();
+    // Asked last: all that came before runs Python, which may free an `SSL`.
+    let (Some(raw), Some(api), Some(ssl)) = (raw.filter(is_its_kind), api(), capture.last()) else {
         return Ok((object, None));
-    }
+    };
     // SAFETY: OpenSSL has given this pointer as an `SSL*` during `make`, and has not said that it is freed. If it carries `raw` as
     // its application data, it is the one that `raw` owns.
     let is_its_own = unsafe { (api.SSL_get_ex_data)(ssl, APP_DATA) } == raw.as_ptr().cast();

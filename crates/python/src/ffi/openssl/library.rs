@@ -17,7 +17,8 @@ use super::super::error::Res;
 use super::super::number::index_value;
 use super::super::object::{Obj, false_};
 use super::super::text::{intern, str_of, string};
-use super::{bio, capture, connection};
+use super::capture::{self, Capture};
+use super::{bio, connection};
 
 pub(super) type Ssl = c_void;
 pub(super) type Bio = c_void;
@@ -237,9 +238,9 @@ fn check(api: &Api) -> Res<Result<(), String>> {
     let context = of("_SSLContext")?.call1(&*of("PROTOCOL_TLS_CLIENT")?)?;
     let (incoming, outgoing) = (of("MemoryBIO")?.call0()?, of("MemoryBIO")?.call0()?);
     let (wrap, name) = (context.getattr(&*intern("_wrap_bio")?)?, string(NAME)?);
-    let (outcome, captured) = capture::during(|| wrap.call([&*incoming, &*outgoing, false_(), &*name]));
-    let raw = outcome?;
-    let Some(captured) = captured else {
+    let capture = Capture::begin();
+    let raw = wrap.call([&*incoming, &*outgoing, false_(), &*name])?;
+    let Some(captured) = capture.last() else {
         return Ok(Err("_ssl uses another OpenSSL than was found, or one without these callbacks".to_owned()));
     };
     // SAFETY: OpenSSL gave this pointer as an `SSL*` inside the call of `_wrap_bio`, whose object is alive.
