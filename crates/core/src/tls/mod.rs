@@ -7,4 +7,4 @@ mod machine;
 mod records;
 
 pub use machine::{AtClose, AtEof, AtInput, Machine, Phase};
-pub use records::Records;
+pub use records::{RECORD_BYTES, Records};

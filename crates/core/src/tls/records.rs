@@ -8,8 +8,10 @@
 
 /// Bytes of a record's header.
 const HEADER: usize = 5;
-/// 2^14 of plain text and what a record may grow by: 2048 up to TLS 1.2, 256 later.
-const LONGEST: usize = (1 << 14) + 2048;
+/// Plain text of one record, at most (RFC 8446, 5.1).
+pub const RECORD_BYTES: usize = 1 << 14;
+/// That, and what a record may grow by: 2048 up to TLS 1.2, 256 later.
+const LONGEST: usize = RECORD_BYTES + 2048;
 
 /// What is known of a stream of which all bytes so far were shown, in order.
 #[derive(Clone, Copy, Debug, Default)]

@@ -122,14 +122,16 @@ impl Base {
         self.call_soon(scheduler, &connection_made, &[me])
     }
 
+    /// [`Base::call_soon`], where nobody has the scheduler at hand.
+    pub fn schedule(&self, callback: &Obj, arguments: &[&Obj]) -> Res<()> {
+        let event_loop = self.event_loop()?;
+        Scheduler::of(&event_loop).map_or(Ok(()), |scheduler| self.call_soon(scheduler, callback, arguments))
+    }
+
     /// `call_soon(me._call_connection_lost, exception)`
     pub fn schedule_loss(&self, me: &Obj, exception: &Obj) -> Res<()> {
-        let event_loop = self.event_loop()?;
-        let Some(scheduler) = Scheduler::of(&event_loop) else {
-            return Ok(());
-        };
         let callback = me.getattr(name!("_call_connection_lost"))?;
-        self.call_soon(scheduler, &callback, &[exception])
+        self.schedule(&callback, &[exception])
     }
 
     /// A write after the end: counted, and warned of from the fifth, never raised.

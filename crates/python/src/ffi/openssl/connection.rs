@@ -48,6 +48,8 @@ pub struct Connection {
     shared: Shared,
     /// A flight is on.
     is_flying: Cell<bool>,
+    /// As the buffers had it last.
+    has_failed: Cell<bool>,
 }
 
 // SAFETY: the pointer is used by flights only, which hold the critical section of `raw` and keep it alive.
@@ -93,7 +95,10 @@ pub fn wrap(make: impl FnOnce() -> Res, is_plain: impl FnOnce(&Obj) -> Res<bool>
     }
     // SAFETY: a live SSL and a BIO whose only reference it takes over, for both directions; its old ones it lets go of.
     unsafe { (api.SSL_set_bio)(ssl, ours, ours) };
-    Ok((object, Some(Connection { raw: Slot::of(raw), ssl, shared, is_flying: Cell::new(false) })))
+    Ok((
+        object,
+        Some(Connection { raw: Slot::of(raw), ssl, shared, is_flying: Cell::new(false), has_failed: Cell::new(false) }),
+    ))
 }
 
 impl Connection {
@@ -121,14 +126,16 @@ impl Connection {
     }
 
     /// Has there been no memory for what was received or is to be sent? Then the connection is broken.
+    #[inline]
     pub fn has_failed(&self) -> bool {
-        self.shared.lock().is_some_and(|buffers| buffers.failed)
+        self.has_failed.get()
     }
 
     /// Bytes that were received, for a later flight.
     pub fn keep(&self, bytes: &[u8]) {
         if let Some(mut buffers) = self.shared.lock().filter(|_| !bytes.is_empty()) {
             buffers.keep(bytes);
+            self.has_failed.set(buffers.failed);
         }
     }
 
@@ -151,6 +158,7 @@ impl Connection {
             fn drop(&mut self) {
                 if let Some(mut buffers) = self.0.shared.lock() {
                     buffers.close_window();
+                    self.0.has_failed.set(buffers.failed);
                     if let Some(output) = &mut self.1 {
                         **output = std::mem::take(&mut buffers.outgoing);
                     }

@@ -3,15 +3,17 @@
 //! CPython counterpart: `ssl.MemoryBIO`, by its class in C: a program may put another one in the place of the public name, and
 //! this one is known to keep nothing of what it is given.
 
-use super::super::buffer::{bytes_of, call_with_view};
+use super::super::buffer::{bytes_from, bytes_of, call_with_view};
 use super::super::call::import_attr;
 use super::super::class::Visit;
-use super::super::error::{Raised, Res};
+use super::super::error::Res;
 use super::super::number::index_value;
 use super::super::object::{Obj, Ref, Slot};
 use super::super::once::{Name, Once};
 
 static CLASS: Once<Ref> = Once::new();
+/// Is its `write` the interpreter's? A test may have put a mock in its place, which would keep what it is shown.
+static IS_NATIVE: Once<bool> = Once::new();
 static WRITE: Name = Name::new("write");
 static READ: Name = Name::new("read");
 static PENDING: Name = Name::new("pending");
@@ -23,7 +25,10 @@ impl MemoryBio {
     /// ImportError of an interpreter without `_ssl`; MemoryError.
     pub fn new() -> Res<MemoryBio> {
         if !CLASS.is_set() {
-            CLASS.set(import_attr("_ssl", "MemoryBIO")?);
+            let class = import_attr("_ssl", "MemoryBIO")?;
+            let write = class.getattr(WRITE.get())?;
+            IS_NATIVE.set(write.class().is(&*import_attr("types", "MethodDescriptorType")?));
+            CLASS.set(class);
         }
         Ok(MemoryBio(Slot::of(CLASS.get().call0()?)))
     }
@@ -46,7 +51,10 @@ impl MemoryBio {
         let Some(bio) = self.0.get() else {
             return Ok(());
         };
-        // SAFETY: `bio` is an instance of the C class itself, whose `write` copies and lets go.
+        if !*IS_NATIVE.get() {
+            return bio.call_method(WRITE.get(), [&*bytes_from(bytes)?]).map(drop);
+        }
+        // SAFETY: `write` is C code of the interpreter's, which copies and lets go.
         unsafe { call_with_view(&bio, WRITE.get(), bytes).map(drop) }
     }
 
@@ -73,7 +81,7 @@ fn pending_of(bio: &Obj) -> usize {
     match count {
         Ok(count) => usize::try_from(count).unwrap_or(0),
         Err(raised) => {
-            Raised::forget(raised);
+            raised.forget();
             0
         }
     }

@@ -18,7 +18,6 @@ use super::session::{is_failure, is_tls_error};
 use crate::ffi::{Inst, Obj, Ref, Res, exc, import_attr, none, str_of, string, warn};
 use crate::io::finally;
 use crate::name;
-use crate::objects::scheduler::Scheduler;
 
 impl Inst<TlsTransport> {
     /// Same as `close`. Who calls it again lets go of the context and all else, as with asyncio.
@@ -116,11 +115,7 @@ impl Inst<TlsTransport> {
             return Ok(());
         };
         let close = lower.getattr(name!("close"))?;
-        let event_loop = self.base.event_loop()?;
-        match Scheduler::of(&event_loop) {
-            Some(scheduler) => self.base.call_soon(scheduler, &close, &[]),
-            None => event_loop.call_method(name!("call_soon"), [&*close]).map(drop),
-        }
+        self.base.schedule(&close, &[])
     }
 
     /// Same as `_check_shutdown_timeout`.
@@ -174,12 +169,8 @@ impl Inst<TlsTransport> {
 
     /// `call_soon(protocol.connection_lost, exception)`
     fn schedule_loss(&self, exception: &Obj) -> Res<()> {
-        let event_loop = self.base.event_loop()?;
         let callback = self.base.protocol.object().getattr(name!("connection_lost"))?;
-        match Scheduler::of(&event_loop) {
-            Some(scheduler) => self.base.call_soon(scheduler, &callback, &[exception]),
-            None => event_loop.call_method(name!("call_soon"), [&*callback, exception]).map(drop),
-        }
+        self.base.schedule(&callback, &[exception])
     }
 }
 

@@ -6,7 +6,7 @@
 //! All records of one receive become one `data_received`. asyncio reads on after that until nothing is left; here each round looks
 //! again at whether the program has paused. Plain text that comes before a bad record is delivered, and then the error.
 
-use aioxide_core::tls::{AtEof, AtInput, Phase};
+use aioxide_core::tls::{AtEof, AtInput, Phase, RECORD_BYTES};
 
 use super::session::{Exchange, Progress, is_failure};
 use super::{Limits, TlsTransport};
@@ -15,13 +15,9 @@ use crate::io::finally;
 use crate::io::receive::not_writable;
 use crate::name;
 use crate::objects::names::imports;
-use crate::objects::scheduler::Scheduler;
 
 /// asyncio's `max_size`: more is never delivered at once.
 const MOST_BYTES: usize = 256 * 1024;
-
-/// Plain text of one record.
-const RECORD_BYTES: usize = 16 * 1024;
 
 /// What asyncio says of an error while reading: since 3.11 the same of all.
 const FAILED: &str = "Fatal error on SSL protocol";
@@ -298,12 +294,8 @@ impl Inst<TlsTransport> {
 
     /// `loop.call_soon(self.method)`
     pub(super) fn call_soon(&self, method: &Obj) -> Res<()> {
-        let event_loop = self.base.event_loop()?;
         let callback = self.obj().getattr(method)?;
-        match Scheduler::of(&event_loop) {
-            Some(scheduler) => self.base.call_soon(scheduler, &callback, &[]),
-            None => event_loop.call_method(name!("call_soon"), [&*callback]).map(drop),
-        }
+        self.base.schedule(&callback, &[])
     }
 
     /// Same as `pause_reading`: no `data_received` until it is resumed. What arrives is kept, up to the limit.

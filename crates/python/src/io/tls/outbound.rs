@@ -7,7 +7,7 @@
 
 use aioxide_core::buffer::{Chunk, Gathering};
 use aioxide_core::sys::clock;
-use aioxide_core::tls::Phase;
+use aioxide_core::tls::{Phase, RECORD_BYTES};
 
 use super::session::{Exchange, Progress, is_failure};
 use super::{Limits, TlsTransport};
@@ -22,8 +22,6 @@ use crate::io::pieces::Piece;
 use crate::name;
 use crate::objects::report::Report;
 
-/// What is encrypted at once, and the most that a record holds.
-const RECORD_BYTES: usize = 16 * 1024;
 /// What is encrypted before it is sent.
 const CHUNK_BYTES: usize = 128 * 1024;
 

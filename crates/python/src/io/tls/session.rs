@@ -14,8 +14,9 @@
 //! the object is a strange one.
 
 use std::mem::MaybeUninit;
+use std::sync::OnceLock;
 
-use aioxide_core::tls::Records;
+use aioxide_core::tls::{RECORD_BYTES, Records};
 
 use crate::ffi::cell::{Cell, RefCell};
 use crate::ffi::openssl::{self, Connection, Flight, MemoryBio, Moved};
@@ -26,9 +27,6 @@ use crate::{kwnames, name};
 
 /// `AIOXIDE_TLS=fallback` has every connection use the fallback engine.
 const SWITCH: &str = "AIOXIDE_TLS";
-
-/// Plain text of one record.
-const RECORD_BYTES: usize = 16 * 1024;
 
 /// What Python's `ssl` module gives.
 struct Ssl {
@@ -79,8 +77,10 @@ pub fn fallback_reason() -> Res<Option<String>> {
     Ok(openssl::is_available()?.err().map(str::to_owned))
 }
 
+/// Looked up at the first connection.
 fn is_refused() -> bool {
-    std::env::var_os(SWITCH).is_some_and(|value| value == "fallback")
+    static REFUSED: OnceLock<bool> = OnceLock::new();
+    *REFUSED.get_or_init(|| std::env::var_os(SWITCH).is_some_and(|value| value == "fallback"))
 }
 
 fn check_memory(connection: &Connection) -> Res<()> {
